@@ -1,0 +1,1 @@
+"""What developing and showing MemcLoad takes: logs, servers, a demonstration."""
