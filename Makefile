@@ -1,0 +1,36 @@
+# `make` alone says what there is.
+
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+export PYTHON
+
+.PHONY: help demo test proto data clean prepare prepare-demo
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: prepare-demo ## load three small logs into four memcached and look at what is there
+	@$(VENV_PYTHON) -m tools.demo
+
+test: prepare ## check style and types, run the tests against real memcached servers
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m pytest
+
+proto: prepare ## generate appsinstalled_pb2.py from appsinstalled.proto
+	$(VENV_PYTHON) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. appsinstalled.proto
+
+data: ## make the small logs in data/appsinstalled again
+	$(PYTHON) tools/make_logs.py --directory data/appsinstalled --files 3 --lines 1000 --seed 2017 \
+		--malformed 0.008 --repeat-keys 0.05
+
+clean: ## remove the virtual environment and every cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+prepare:
+	@tools/prepare.sh
+
+prepare-demo:
+	@tools/prepare.sh demo
