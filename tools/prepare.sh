@@ -65,7 +65,9 @@ prepare_python() {
 }
 
 install_memcached() {
-    if is_there apt-get; then
+    if is_there brew; then
+        brew install --quiet memcached # wants no root
+    elif is_there apt-get; then
         apt_install memcached
     elif is_there dnf; then
         as_root dnf install -q -y memcached
@@ -84,11 +86,9 @@ prepare_memcached() {
     if is_there memcached; then
         return
     fi
-    echo "Installing memcached ..."
-    if is_there brew; then
-        brew install --quiet memcached || true # Homebrew asks not to be run as root
-    elif may_install; then
-        install_memcached || true
+    if is_there brew || may_install; then
+        echo "Installing memcached ..."
+        install_memcached || true # whether it worked is seen below
     fi
     if is_there memcached; then
         return
