@@ -1,0 +1,458 @@
+"""One persistent client for one memcached: timeouts, retries, acknowledged batches.
+
+This is the only module that knows the memcached protocol
+(https://github.com/memcached/memcached/blob/master/doc/protocol.txt). The connection is pymemcache's,
+the retries are tenacity's; what is added here is what a bulk loader needs: a batch of records in one
+request, each of them acknowledged, and an answer to "is that still the server that I wrote to?".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import itertools
+import re
+import socket
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple, TypeVar
+
+import tenacity
+from pymemcache.client.base import Client as Connection
+from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError, MemcacheUnknownCommandError
+
+Buffer = bytes | bytearray | memoryview
+ServerState = Literal["ok", "retrying", "down"]
+_Result = TypeVar("_Result")
+
+_BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
+_BACKOFF_LIMIT = 2.0  # seconds
+_MAX_REPLY = 1 << 20  # bytes; more than this in answer to one request makes no sense
+_ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
+
+
+# --- the wire -----------------------------------------------------------------------------------
+
+END_OF_BATCH = b"mn\r\n"
+
+
+class Batch(NamedTuple):
+    """Records for one server, in the order in which they are to be stored.
+
+    `commands` holds a quiet meta set for each of the `count` records, closed by END_OF_BATCH: the
+    server answers to the failures only, then `MN` when it has come to the end.
+    """
+
+    count: int
+    commands: Buffer
+
+
+def meta_set_flags(ttl: int) -> bytes:
+    """Return what follows the length of the value in a quiet meta set, up to the value."""
+    return b" T%d q\r\n" % _expiry(ttl) if ttl else b" q\r\n"
+
+
+def meta_set(key: bytes, value: bytes, flags: bytes) -> bytes:
+    """Return the quiet meta set of one record; `flags` are meta_set_flags().
+
+    The length has three digits at least: an encoder can leave room for it and write the value first.
+    """
+    return b"ms %b %03d%b%b\r\n" % (key, len(value), flags, value)
+
+
+def split_batch(batch: Batch) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the key and the value of every record of a batch, in order."""
+    commands = bytes(batch.commands)
+    start = 0
+    for _ in range(batch.count):
+        end = commands.index(b"\r\n", start)
+        _, key, length, *_ = commands[start:end].split(b" ")
+        value_start = end + 2
+        value_end = value_start + int(length)
+        yield key, commands[value_start:value_end]
+        start = value_end + 2
+
+
+# --- what can go wrong --------------------------------------------------------------------------
+
+
+class ServerUnavailable(Exception):
+    """A server could not be reached, or gave no sensible answer, within the timeouts and retries."""
+
+    def __init__(self, address: str, cause: str) -> None:
+        super().__init__(f"{address}: {cause}")
+        self.address = address
+        self.cause = cause
+
+
+class Refusal(NamedTuple):
+    """A record that a server answered but did not store.
+
+    `position` counts the records of its batch from 0. `too_large` tells that the value exceeds the
+    server's limit; any other refusal (out of memory, say) may end well another time.
+    """
+
+    position: int
+    too_large: bool
+    reply: str
+
+
+class _BadReply(MemcacheError):
+    """A reply that makes no sense: this connection can't be trusted any more."""
+
+
+# --- the connection -----------------------------------------------------------------------------
+
+
+class _BoundedSocket(socket.socket):
+    """A socket that bounds a whole reply in time and size, however slowly or long a server talks.
+
+    The timeout of an ordinary socket starts anew with every byte that arrives.
+    """
+
+    _limit: float | None = None
+    _deadline: float | None = None
+    _received = 0
+
+    def settimeout(self, value: float | None, /) -> None:
+        self._limit = value
+        super().settimeout(value)
+
+    def sendall(self, data: Buffer, flags: int = 0, /) -> None:  # type: ignore[override]
+        super().settimeout(self._limit)
+        super().sendall(data, flags)
+        self._deadline = None if self._limit is None else time.monotonic() + self._limit
+        self._received = 0
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        if self._deadline is not None:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError("timed out")
+            super().settimeout(remaining)
+        data = super().recv(bufsize, flags)
+        self._received += len(data)
+        if self._received > _MAX_REPLY:
+            raise _BadReply("an endless reply")
+        return data
+
+
+_SOCKET_MODULE = types.SimpleNamespace(**{**vars(socket), "socket": _BoundedSocket})
+
+
+def parse_address(address: str) -> tuple[str, int] | str:
+    """Return (host, port), or the path of a `unix:/path` address.
+
+    Raises ValueError, which says what an address looks like.
+    """
+    if address.startswith("unix:"):
+        if not address.startswith("unix:/"):
+            raise ValueError(f"{address!r}: a unix address is unix:/path")
+        return address.removeprefix("unix:")
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^:\[\]\s/]+)):([0-9]{1,5})", address)
+    if not match or not 0 < int(match[3]) < 65536:
+        raise ValueError(f"{address!r} is not an address: host:port, [v6]:port or unix:/path")
+    if match[1]:
+        try:
+            ipaddress.IPv6Address(match[1])
+        except ValueError as error:
+            raise ValueError(f"{address!r}: {error}") from None
+    return match[1] or match[2], int(match[3])
+
+
+def _endpoints(address: str) -> list[tuple[str, int] | str]:
+    """Return every place the address can mean: `localhost` may be ::1 as well as 127.0.0.1."""
+    parsed = parse_address(address)
+    if isinstance(parsed, str):
+        return [parsed]
+    found = socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in found))
+
+
+def _cause(error: BaseException) -> str:
+    """Say what happened in a few words, without the errno."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, MemcacheUnexpectedCloseError):
+        return "connection closed by the server"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+class MemcacheClient:
+    """A client for one memcached, with one persistent connection. Its methods may be called from any thread.
+
+    address: `host:port`, `[v6]:port` or `unix:/path`
+    timeout, connect_timeout: seconds for one request and its reply, and for a connection
+    retries: how often a request is tried again, with exponential backoff and jitter
+    ttl: seconds until a stored record expires, 0 for never
+    on_state: called with the new state when the server stops or starts answering
+
+    `retried`, `restarts` and `evictions` count, over the client's life, the requests that were tried
+    again, the restarts of the server and the items that it evicted.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 3.0,
+        connect_timeout: float = 1.0,
+        retries: int = 3,
+        ttl: int = 0,
+        on_state: Callable[[ServerState, str], None] | None = None,
+    ) -> None:
+        parse_address(address)
+        self.address = address
+        self.retried = 0
+        self.restarts = 0
+        self.evictions = 0
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._retries = retries
+        self._expiry = _expiry(ttl)
+        self._on_state = on_state or (lambda state, cause: None)
+        self._state: ServerState = "ok"
+        self._lock = threading.RLock()
+        self._connection: Connection | None = None
+        self._abandoned: socket.socket | None = None
+        self._speaks_meta = True
+        self._identity: object = None  # of the server process that was last written to
+        self._evictions_seen = 0
+
+    def set(self, key: bytes, value: bytes) -> Refusal | None:
+        """Store one record and wait for the reply; return the server's refusal, if any.
+
+        Raises ServerUnavailable when there is no sensible answer after all retries.
+        """
+        with self._lock:
+            refusals = self._retrying(lambda: self._store_answered([(key, value)]))
+        return refusals[0] if refusals else None
+
+    def store(self, batch: Batch, *, patient: bool = True) -> list[Refusal]:
+        """Store a batch and return what was refused; all other records are acknowledged.
+
+        With `patient` false a failure is not tried again. Raises ServerUnavailable when there is no
+        sensible answer: then any number of the records may have been stored.
+        """
+        if not batch.count:
+            return []
+        with self._lock:
+            return self._retrying(lambda: self._store_once(batch), patient=patient)
+
+    def confirm(self) -> int:
+        """Ask the server who it is; return how often it has been found restarted so far.
+
+        What was acknowledged before a restart is lost. A server that does not tell its `stats` is
+        taken as restarted whenever its connection breaks. Raises ServerUnavailable.
+        """
+        with self._lock:
+            self._retrying(self._examine)
+            return self.restarts
+
+    def close(self) -> None:
+        """Close the connection, with a last look at the evictions. The next request opens a new one."""
+        with self._lock:
+            if self._connection is not None and self._state == "ok":
+                with contextlib.suppress(OSError, MemcacheError):
+                    self._examine()
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+            if self._abandoned is not None:
+                self._abandoned.close()
+                self._abandoned = None
+
+    # -- retries
+
+    def _retrying(self, request: Callable[[], _Result], *, patient: bool = True) -> _Result:
+        def fail(state: tenacity.RetryCallState) -> None:
+            assert state.outcome is not None
+            cause = state.outcome.exception()
+            assert cause is not None
+            self._set_state("retrying", _cause(cause))
+            self.retried += 1
+
+        def attempt() -> _Result:
+            try:
+                return request()
+            except (OSError, MemcacheError):
+                self._abandon()
+                raise
+
+        try:
+            result = tenacity.Retrying(
+                stop=tenacity.stop_after_attempt(1 + self._retries if patient else 1),
+                wait=tenacity.wait_exponential_jitter(
+                    multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE
+                ),
+                retry=tenacity.retry_if_exception_type((OSError, MemcacheError)),
+                before_sleep=fail,
+                reraise=True,
+            )(attempt)
+        except (OSError, MemcacheError) as error:
+            self._set_state("down", _cause(error))
+            raise ServerUnavailable(self.address, _cause(error)) from error
+        self._set_state("ok", "")
+        return result
+
+    def _set_state(self, state: ServerState, cause: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._on_state(state, cause)
+
+    # -- connecting, and letting go
+
+    def _connected(self) -> _BoundedSocket:
+        if self._connection is None:
+            self._await_release()
+            self._connection = self._connect()
+            self._examine()
+        if self._connection.sock is None:  # the server closed it at a command that it doesn't know
+            self._connection.version()
+        connected = self._connection.sock
+        assert isinstance(connected, _BoundedSocket)
+        return connected
+
+    def _connect(self) -> Connection:
+        """Open a connection to the first endpoint that takes it."""
+        failure: OSError = ConnectionError("the address means no endpoint")
+        for endpoint in _endpoints(self.address):
+            connection = Connection(
+                endpoint,
+                connect_timeout=self._connect_timeout,
+                timeout=self._timeout,
+                no_delay=True,
+                socket_module=_SOCKET_MODULE,
+            )
+            try:
+                connection.version()
+            except OSError as error:
+                failure = error
+                continue
+            sock = connection.sock
+            if sock is not None and sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
+                # TCP lets a client meet itself on a free port of the range that clients get theirs from
+                connection.close()
+                failure = ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+                continue
+            return connection
+        raise failure
+
+    def _examine(self) -> None:
+        """Learn which process answers, what it evicted, and whether it speaks meta commands."""
+        if self._connection is None:
+            self._connected()  # which examines
+            return
+        connection = self._connection
+        try:
+            stats = connection.stats()
+            identity: object = (stats[b"pid"], stats[b"time"] - stats[b"uptime"])
+            evictions = int(stats[b"evictions"])
+        except (MemcacheUnknownCommandError, MemcacheUnexpectedCloseError, KeyError, TypeError, ValueError):
+            identity, evictions = connection, self._evictions_seen
+        if self._identity is None:
+            self._evictions_seen = evictions  # what was evicted before is not of this run
+        elif identity != self._identity:
+            self.restarts += 1
+            self._evictions_seen = 0
+        self._identity = identity
+        self.evictions += max(0, evictions - self._evictions_seen)
+        self._evictions_seen = evictions
+        try:
+            self._speaks_meta = self._request(END_OF_BATCH, lambda reply: reply.endswith(b"\n")) == b"MN\r\n"
+        except MemcacheUnexpectedCloseError:
+            self._speaks_meta = False
+            connection.close()
+
+    def _abandon(self) -> None:
+        """Give a broken connection up, but keep hold of it until the server has let go of it too.
+
+        The server may still have requests of it to read. Were they read after newer records had gone
+        over the next connection, older records would overwrite newer ones.
+        """
+        sock = self._connection.sock if self._connection is not None else None
+        if sock is not None and self._abandoned is None:
+            self._abandoned = sock
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+        self._connection = None
+
+    def _await_release(self) -> None:
+        """Wait until the server has read the abandoned connection to its end, and closed it."""
+        if self._abandoned is None:
+            return
+        deadline = time.monotonic() + self._timeout
+        self._abandoned.settimeout(self._timeout)
+        try:
+            while socket.socket.recv(self._abandoned, 1 << 16):
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        except TimeoutError:
+            raise
+        except OSError:
+            pass  # reset, so closed
+        self._abandoned.close()
+        self._abandoned = None
+
+    # -- requests
+
+    def _request(self, request: Buffer, is_complete: Callable[[bytes], bool]) -> bytes:
+        """Send one request and return its reply, which ends where `is_complete` says."""
+        sock = self._connected()
+        sock.sendall(request)
+        reply = sock.recv(1 << 16)
+        while reply and not is_complete(reply):
+            more = sock.recv(1 << 16)
+            if not more:
+                break
+            reply += more
+        if not reply or not is_complete(reply):
+            raise MemcacheUnexpectedCloseError
+        return reply
+
+    def _store_once(self, batch: Batch) -> list[Refusal]:
+        self._connected()
+        if self._speaks_meta:
+            reply = self._request(batch.commands, lambda reply: reply.endswith(b"MN\r\n"))
+            if reply == b"MN\r\n":
+                return []
+        # Either the server knows no meta commands, or it refused something; some of its error lines
+        # do not say what. With a reply for each record it is clear.
+        return self._store_answered(split_batch(batch))
+
+    def _store_answered(self, records: Iterable[tuple[bytes, bytes]]) -> list[Refusal]:
+        """Store records with classic `set`s, pipelined, and read a reply for each of them."""
+        refusals: list[Refusal] = []
+        remaining = iter(records)
+        position = 0
+        while piece := list(itertools.islice(remaining, _ANSWERED_BATCH)):
+            request = b"".join(
+                b"set %b 0 %d %d\r\n%b\r\n" % (key, self._expiry, len(value), value) for key, value in piece
+            )
+            count = len(piece)
+            reply = self._request(request, lambda reply, count=count: reply.count(b"\r\n") >= count)
+            lines = reply.split(b"\r\n")
+            if len(lines) != count + 1 or lines[-1]:
+                raise _BadReply("more replies than requests")
+            for line in lines[:-1]:
+                if line != b"STORED":
+                    refusals.append(_refusal(position, line))
+                position += 1
+        return refusals
+
+
+def _refusal(position: int, line: bytes) -> Refusal:
+    """Make a refusal of one reply line, or raise _BadReply if it is no refusal of a `set`."""
+    if not line.startswith((b"SERVER_ERROR", b"NOT_STORED")):
+        raise _BadReply(f"a reply that makes no sense: {line[:40]!r}")
+    return Refusal(position, b"too large" in line, line[:80].decode("ascii", "backslashreplace"))
+
+
+def _expiry(ttl: int) -> int:
+    """Return the expiry to send: memcached takes more than 30 days for a point in time."""
+    return ttl if ttl <= 30 * 24 * 3600 else int(time.time()) + ttl

@@ -1,0 +1,113 @@
+"""The directory that logs arrive in: find them, hold the directory, rename what is done.
+
+Paths are strings as the operating system gives them; a name need not be valid UTF-8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+
+class DirectoryHeld(Exception):
+    """Another run holds the directory; the message says which."""
+
+
+def find_logs(pattern: str) -> list[str]:
+    """Return the paths that match a shell glob (`**` allowed), sorted by name.
+
+    Directories do not count, nor do names that start with a dot: those are done.
+    """
+    paths = glob.glob(pattern, recursive=True)
+    return sorted(
+        (path for path in paths if not os.path.basename(path).startswith(".") and not os.path.isdir(path)),
+        key=os.fsencode,
+    )
+
+
+@contextlib.contextmanager
+def hold_directories(paths: Iterable[str]) -> Iterator[set[str]]:
+    """Hold the directories of these files for as long as the context lasts, and give their names.
+
+    The hold is an advisory lock on each directory itself: it leaves no file behind and goes with the
+    process, however that ends. Raises DirectoryHeld, or OSError where a directory can't be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        directories = {os.path.dirname(path) for path in paths}
+        for directory in sorted(directories):
+            descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DirectoryHeld(f"{directory or '.'}: {_holder(descriptor)} is loading it; try again later") from None
+        yield directories
+
+
+def _holder(descriptor: int) -> str:
+    """Say which process holds the lock on an open directory, as far as the system tells."""
+    inode = os.fstat(descriptor).st_ino
+    with contextlib.suppress(OSError), open("/proc/locks") as locks:
+        for line in locks:  # 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
+            fields = line.split()
+            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                return f"process {fields[4]}"
+    return "another process"
+
+
+def is_writable(directory: str) -> bool:
+    """Tell whether files in the directory can be renamed."""
+    return os.access(directory or ".", os.W_OK | os.X_OK)
+
+
+def dot_rename(path: str) -> str:
+    """Rename NAME to .NAME, or .NAME.1, .NAME.2 … where that exists; return the new path. Raises OSError."""
+    return _rename(path, free_name(_beside(path, "")))
+
+
+def set_aside(path: str) -> str:
+    """Rename NAME to .NAME.damaged, never over an existing file; return the new path. Raises OSError."""
+    return _rename(path, free_name(_beside(path, ".damaged")))
+
+
+def _beside(path: str, suffix: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}{suffix}")
+
+
+def _rename(path: str, target: str) -> str:
+    os.rename(path, target)
+    return target
+
+
+def free_name(path: str) -> str:
+    """Return the path, or the first of path.1, path.2 … that does not exist yet."""
+    candidate, number = path, 0
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = f"{path}.{number}"
+    return candidate
+
+
+@contextlib.contextmanager
+def written_whole(path: str, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its place under `path` at once, when it is complete.
+
+    Whoever reads the path sees the old content or the new, never a part. Raises OSError.
+    """
+    directory, name = os.path.split(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=directory or ".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            os.fchmod(descriptor, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,107 @@
+"""One run of a loader, from its command line to its exit code; what both loaders have in common."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from memcload import inbox
+from memcload.ledger import FileLoad, Ledger
+from memcload.log import LOG, log_failures, start_logging
+from memcload.options import Options
+from memcload.report import build_report, write_report
+from memcload.servers import Servers
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_HELD = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Run:
+    """What a loader is given: options, the paths of the files in their order, the servers, the ledger."""
+
+    def __init__(self, options: Options, paths: list[str]) -> None:
+        self.options = options
+        self.paths = paths
+        self.ledger = Ledger(options)
+        self.servers = Servers(options)
+        self.stopped_by: signal.Signals | None = None
+
+    def catch_signals(self) -> None:
+        """Stop in good order at the first SIGINT or SIGTERM, and at once at the second."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None:
+            os._exit(128 + number)
+        self.stopped_by = signal.Signals(number)
+        LOG.warning("%s: finishing the records in flight; once more to stop at once", self.stopped_by.name)
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why no file can be called done any more, or None."""
+        return f"the run was stopped by {self.stopped_by.name}" if self.stopped_by else None
+
+
+def main(options: Options, load: Callable[[Run], None]) -> int:
+    """Find and hold the files, load them, report; return the exit code.
+
+    load: loads and settles files of a run, in order, until all are or until the run was stopped
+    """
+    started = time.monotonic()
+    try:
+        start_logging(options.log, options.log_level)
+    except OSError as error:
+        print(f"memc_load: can't open the log {options.log}: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+    LOG.info("Memc loader started with options: %s", options.shown())
+    try:
+        if options.dry:  # reads only, so another run may be at work
+            return _run(options, inbox.find_logs(options.pattern), load, started)
+        with inbox.hold_directories(inbox.find_logs(options.pattern)) as held:
+            # looked for again: the run that held the directories until now has renamed what it did
+            paths = [path for path in inbox.find_logs(options.pattern) if os.path.dirname(path) in held]
+            return _run(options, paths, load, started)
+    except inbox.DirectoryHeld as error:
+        LOG.error("%s", error)
+        return EXIT_HELD
+    except OSError as error:
+        LOG.error("%s: %s", error.filename, error.strerror)
+        return EXIT_FAILED
+
+
+def _run(options: Options, paths: list[str], load: Callable[[Run], None], started: float) -> int:
+    run = Run(options, paths)
+    run.catch_signals()
+    if not paths:
+        LOG.info("No file matches %s", options.pattern)
+    try:
+        load(run)
+    finally:
+        run.servers.close()
+    for path in paths[len(run.ledger.files) :]:
+        run.ledger.settle(FileLoad(path), run.hindrance)
+    exit_code = _exit_code(run)
+    if options.report is not None:
+        report = build_report(
+            run.ledger, run.servers, exit_code=exit_code, dry=options.dry, seconds=time.monotonic() - started
+        )
+        try:
+            write_report(report, options.report)
+        except OSError as error:
+            LOG.error("can't write the report %s: %s", options.report, error.strerror)
+            exit_code = exit_code or EXIT_FAILED
+    LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
+    return exit_code
+
+
+def _exit_code(run: Run) -> int:
+    if run.stopped_by is not None:
+        return 128 + run.stopped_by
+    return EXIT_OK if run.ledger.is_clean() and not log_failures() else EXIT_FAILED

@@ -1,0 +1,77 @@
+"""What became of the records: counts that add up with `+=`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from memc_client import Refusal
+from memcload.records import Reason
+
+
+@dataclass
+class Tally:
+    """How many records of a block, a file or a run ended how. `stored` and `failed` are by device type.
+
+    `partial` counts records some of whose app ids were dropped, `blank` the lines that are no records.
+    """
+
+    stored: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    partial: int = 0
+    blank: int = 0
+
+    def __iadd__(self, other: Tally) -> Tally:
+        self.stored.update(other.stored)
+        self.failed.update(other.failed)
+        self.rejected.update(other.rejected)
+        self.partial += other.partial
+        self.blank += other.blank
+        return self
+
+    @property
+    def records(self) -> int:
+        """All records: stored, rejected and failed."""
+        return self.stored.total() + self.rejected.total() + self.failed.total()
+
+    @property
+    def error_rate(self) -> float:
+        """Rejected records as a fraction of all, 0 where there are none."""
+        return self.rejected.total() / self.records if self.records else 0.0
+
+
+class Reject(NamedTuple):
+    """A rejected line. `index` counts the lines of its block from 0; the line is without its `\\n`."""
+
+    index: int
+    reason: Reason
+    line: bytes
+
+
+@dataclass
+class BlockResult:
+    """What became of one block of lines.
+
+    `complaints` are about failed records; `shown` are the log lines of all records, in a dry run.
+    """
+
+    lines: int
+    tally: Tally = field(default_factory=Tally)
+    rejects: list[Reject] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+
+    def reject(self, reject: Reject) -> None:
+        """Count a rejected line and keep it."""
+        self.tally.rejected[reject.reason] += 1
+        self.rejects.append(reject)
+
+    def refuse(self, device_type: str, refusal: Refusal, reject: Reject) -> None:
+        """Account for a record that its server refused: too large is a reject, else it failed."""
+        if refusal.too_large:
+            self.reject(reject)
+        else:
+            self.tally.failed[device_type] += 1
+            self.complaints.append(f"{device_type} refused a record: {refusal.reply}")
