@@ -18,7 +18,8 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import tenacity
 from pymemcache.client.base import Client as Connection
@@ -30,6 +31,7 @@ _Result = TypeVar("_Result")
 
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
+_FAILURES = (OSError, MemcacheError)
 _MAX_REPLY = 1 << 20  # bytes; more than this in answer to one request makes no sense
 _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
 
@@ -39,7 +41,8 @@ _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit an
 END_OF_BATCH = b"mn\r\n"
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Records for one server, in the order in which they are to be stored.
 
     `commands` holds a quiet meta set for each of the `count` records, closed by END_OF_BATCH: the
@@ -140,7 +143,7 @@ class _BoundedSocket(socket.socket):
         return data
 
 
-_SOCKET_MODULE = types.SimpleNamespace(**{**vars(socket), "socket": _BoundedSocket})
+_SOCKET_MODULE: Any = types.SimpleNamespace(**{**vars(socket), "socket": _BoundedSocket})
 
 
 def parse_address(address: str) -> tuple[str, int] | str:
@@ -213,7 +216,18 @@ class MemcacheClient:
         self.evictions = 0
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._retries = retries
+        self._patient, self._impatient = (
+            tenacity.Retrying(
+                stop=tenacity.stop_after_attempt(attempts),
+                wait=tenacity.wait_exponential_jitter(
+                    multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE
+                ),
+                retry=tenacity.retry_if_exception_type(_FAILURES),
+                before_sleep=self._count_retry,
+                reraise=True,
+            )
+            for attempts in (1 + retries, 1)
+        )
         self._expiry = _expiry(ttl)
         self._on_state = on_state or (lambda state, cause: None)
         self._state: ServerState = "ok"
@@ -270,35 +284,25 @@ class MemcacheClient:
     # -- retries
 
     def _retrying(self, request: Callable[[], _Result], *, patient: bool = True) -> _Result:
-        def fail(state: tenacity.RetryCallState) -> None:
-            assert state.outcome is not None
-            cause = state.outcome.exception()
-            assert cause is not None
-            self._set_state("retrying", _cause(cause))
-            self.retried += 1
-
         def attempt() -> _Result:
             try:
                 return request()
-            except (OSError, MemcacheError):
+            except _FAILURES:
                 self._abandon()
                 raise
 
         try:
-            result = tenacity.Retrying(
-                stop=tenacity.stop_after_attempt(1 + self._retries if patient else 1),
-                wait=tenacity.wait_exponential_jitter(
-                    multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE
-                ),
-                retry=tenacity.retry_if_exception_type((OSError, MemcacheError)),
-                before_sleep=fail,
-                reraise=True,
-            )(attempt)
-        except (OSError, MemcacheError) as error:
+            result = (self._patient if patient else self._impatient)(attempt)
+        except _FAILURES as error:
             self._set_state("down", _cause(error))
             raise ServerUnavailable(self.address, _cause(error)) from error
         self._set_state("ok", "")
         return result
+
+    def _count_retry(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._set_state("retrying", _cause(error) if error else "")
+        self.retried += 1
 
     def _set_state(self, state: ServerState, cause: str) -> None:
         if state != self._state:
@@ -434,16 +438,19 @@ class MemcacheClient:
             request = b"".join(
                 b"set %b 0 %d %d\r\n%b\r\n" % (key, self._expiry, len(value), value) for key, value in piece
             )
-            count = len(piece)
-            reply = self._request(request, lambda reply, count=count: reply.count(b"\r\n") >= count)
-            lines = reply.split(b"\r\n")
-            if len(lines) != count + 1 or lines[-1]:
+            lines = self._request(request, _has_lines(len(piece))).split(b"\r\n")
+            if len(lines) != len(piece) + 1 or lines[-1]:
                 raise _BadReply("more replies than requests")
             for line in lines[:-1]:
                 if line != b"STORED":
                     refusals.append(_refusal(position, line))
                 position += 1
         return refusals
+
+
+def _has_lines(count: int) -> Callable[[bytes], bool]:
+    """Return a test for a reply of so many lines."""
+    return lambda reply: reply.count(b"\r\n") >= count and reply.endswith(b"\r\n")
 
 
 def _refusal(position: int, line: bytes) -> Refusal:

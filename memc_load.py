@@ -12,12 +12,19 @@ from collections.abc import Sequence
 
 from memc_client import MemcacheClient, Refusal, ServerUnavailable
 from memcload import run
-from memcload.options import NORMAL_ERR_RATE, parse_options
+from memcload.options import NORMAL_ERR_RATE, Options, parse_options
 from memcload.prototest import prototest, show, to_message
 from memcload.records import AppsInstalled, InvalidLine, is_blank, parse_appsinstalled, strip_line_ending
-from memcload.tally import BlockResult, Reject
+from memcload.tally import BlockResult, Reject, Tally
 
-__all__ = ["NORMAL_ERR_RATE", "AppsInstalled", "insert_appsinstalled", "main", "parse_appsinstalled", "prototest"]
+__all__ = [
+    "NORMAL_ERR_RATE",
+    "AppsInstalled",
+    "insert_appsinstalled",
+    "main",
+    "parse_appsinstalled",
+    "prototest",
+]
 
 _READ_SIZE = 1 << 16  # bytes
 
@@ -50,10 +57,15 @@ class ReferenceLoader:
             ledger.absorb(file, self._load_block(block))
             if self._run.stopped_by:
                 break
-        hindrance = self._run.hindrance
-        if not hindrance and not file.tally.failed and not self._run.options.dry:
-            hindrance = servers.hindrance(file.tally.stored, restarts)
-        ledger.settle(file, hindrance)
+        ledger.settle(file, self._run.hindrance or self._doubt(file.tally, restarts))
+
+    def _doubt(self, tally: Tally, restarts: dict[str, int]) -> str | None:
+        """Say why the servers may not hold any more what they acknowledged, or None."""
+        if self._run.options.dry or tally.failed:
+            return None
+        servers = self._run.servers
+        unreachable = servers.confirm(tally.stored)
+        return next(iter(unreachable.values()), None) or servers.restarted(tally.stored, restarts)
 
     def _load_block(self, block: bytes) -> BlockResult:
         lines = block.split(b"\n")[:-1]
@@ -94,7 +106,7 @@ class ReferenceLoader:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the reference loader; return its exit code."""
-    options = parse_options(arguments, (__doc__ or "").splitlines()[0], parallel=False)
+    options = parse_options(arguments, (__doc__ or "").splitlines()[0], Options)
     if options.test:
         prototest()
         return run.EXIT_OK

@@ -11,7 +11,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, Literal, cast
+from typing import Literal
 
 from xopen import xopen
 
@@ -113,7 +113,6 @@ class LogFile:
         """Yield the decompressed bytes, up to the damage if there is some; set `damage`."""
         # threads=0: without processes and pipes; gzip is then read by ISA-L, in this thread
         opened = self._file if self._format is None else xopen(self._file, "rb", threads=0, format=self._format)
-        stream = cast(BinaryIO, opened)
         position = 0
         try:
             while chunk := stream.read(size):

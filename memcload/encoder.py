@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from memc_client import END_OF_BATCH, Batch, meta_set, meta_set_flags
+from memcload.options import ParallelOptions
 from memcload.records import (
     DEVICE_TYPES,
     InvalidLine,
@@ -60,3 +62,8 @@ class PythonEncoder:
             commands[record.dev_type].append(meta_set(record.key, serialize(record), self._flags))
         batches = {name: Batch(len(sets), b"".join(sets) + END_OF_BATCH) for name, sets in commands.items()}
         return EncodedBlock(batches, result)
+
+
+def choose_encoder(options: ParallelOptions) -> Callable[[], Encoder]:
+    """Return what makes an encoder for a worker."""
+    return lambda: PythonEncoder(options.ttl)

@@ -45,7 +45,9 @@ def hold_directories(paths: Iterable[str]) -> Iterator[set[str]]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DirectoryHeld(f"{directory or '.'}: {_holder(descriptor)} is loading it; try again later") from None
+                raise DirectoryHeld(
+                    f"{directory or '.'}: {_holder(descriptor)} is loading it; try again later"
+                ) from None
         yield directories
 
 

@@ -245,5 +245,3 @@ class Ledger:
         return not self.has_trouble and all(
             file.status in ("done", "dry") and not self.is_rate_too_high(file) for file in self.files
         )
-
-

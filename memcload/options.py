@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from memc_client import parse_address
 from memcload import __version__
@@ -39,16 +39,24 @@ class Options:
     rejects: str | None
     settle: float
     report: str | None
-    # of the parallel loader alone
-    workers: int = 1
-    queue_size: int = 1
-    block_size: int = _MIB
-    engine: EngineName = "python"
 
     def shown(self) -> dict[str, Any]:
         """Return the options as the first line of the log shows them."""
         options = asdict(self)
         return {**options.pop("addresses"), **options}
+
+
+@dataclass(frozen=True)
+class ParallelOptions(Options):
+    """What was asked of the parallel loader."""
+
+    workers: int
+    queue_size: int
+    block_size: int
+    engine: EngineName
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
 
 
-def parse_options(arguments: Sequence[str] | None, description: str, *, parallel: bool) -> Options:
+def parse_options(arguments: Sequence[str] | None, description: str, kind: type[AnyOptions]) -> AnyOptions:
     """Parse the command line. Wrong usage ends the program with one clear line and exit code 2."""
     parser = _Parser(description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -76,19 +84,39 @@ def parse_options(arguments: Sequence[str] | None, description: str, *, parallel
     _add(group, "--ttl", "seconds until a record expires, 0 for never", 0, _integer(0, 10 * 365 * 24 * 3600))
 
     group = parser.add_argument_group("how hard")
-    if parallel:
+    if issubclass(kind, ParallelOptions):
         _add(group, "--workers", "threads that encode and deliver", default_workers(), _integer(1, 256))
         _add(group, "--queue-size", "blocks that wait for a worker", 4, _integer(1, 10_000))
         _add(group, "--block-size", "bytes of text in a block", _MIB, _integer(1, _GIB))
         choices = ("auto", "compiled", "python")
-        _add(group, "--engine", "what encodes: auto, compiled or python", "auto", choices=choices, metavar="ENGINE")
+        _add(
+            group,
+            "--engine",
+            "what encodes: auto, compiled or python",
+            "auto",
+            choices=choices,
+            metavar="ENGINE",
+        )
     _add(group, "--timeout", "for one request to a server", 3.0, _positive_seconds)
     _add(group, "--connect-timeout", "for one connection to a server", 1.0, _positive_seconds)
     _add(group, "--retries", "how often a request is tried again", 3, _integer(0, 100))
 
     group = parser.add_argument_group("what to write")
-    _add(group, "--max-error-rate", "rejected records that are acceptable, a fraction", NORMAL_ERR_RATE, _fraction)
-    _add(group, "--rejects", "save rejected lines here (default: beside the file)", None, _directory, metavar="DIR")
+    _add(
+        group,
+        "--max-error-rate",
+        "rejected records that are acceptable, a fraction",
+        NORMAL_ERR_RATE,
+        _fraction,
+    )
+    _add(
+        group,
+        "--rejects",
+        "save rejected lines here (default: beside the file)",
+        None,
+        _directory,
+        metavar="DIR",
+    )
     _add(group, "--report", "write a JSON report; - for standard output", None, metavar="FILE")
     _add(group, ("-l", "--log"), "append the log to a file (default: console)", None, metavar="FILE")
     levels = ("debug", "info", "warning", "error")
@@ -98,7 +126,7 @@ def parse_options(arguments: Sequence[str] | None, description: str, *, parallel
     values = vars(parser.parse_args(arguments))
     addresses = {name: values.pop(name) for name in DEVICE_TYPES}
     values["log_level"] = values["log_level"] or ("debug" if values["dry"] else "info")
-    return Options(addresses=addresses, **values)
+    return kind(addresses=addresses, **values)
 
 
 def default_workers() -> int:

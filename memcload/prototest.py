@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from appsinstalled_pb2 import UserApps
-from memcload.records import AppsInstalled, parse_appsinstalled, serialize
+from memcload.records import AppsInstalled, InvalidLine, parse_appsinstalled, serialize, strip_line_ending
 
 _SAMPLES = (
     b"idfa\t1rfw452y52g2gq4g\t55.55\t42.42\t1423,43,567,3,7,23",
@@ -19,6 +21,16 @@ def to_message(record: AppsInstalled) -> UserApps:
 def show(address: str, record: AppsInstalled) -> str:
     """Return a record as the log of a dry run shows it."""
     return f"{address} - {record.key.decode()} -> {' '.join(str(to_message(record)).split())}"
+
+
+def show_records(lines: bytes, addresses: dict[str, str]) -> list[str]:
+    """Return every record of a block of lines as the log of a dry run shows it."""
+    shown = []
+    for line in lines.split(b"\n"):
+        with contextlib.suppress(InvalidLine):
+            record = parse_appsinstalled(strip_line_ending(line))
+            shown.append(show(addresses[record.dev_type], record))
+    return shown
 
 
 def prototest() -> None:

@@ -24,7 +24,7 @@ class Rejects:
         own_directory, name = os.path.split(path)
         self._directory = directory or own_directory
         self._name = f".{name}.rejects.tsv"
-        self._spool = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY, dir=self._directory or ".")
+        self._spool = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY, dir=self._directory or ".")  # noqa: SIM115
         self._count = 0
 
     def add(self, line_number: int, reject: Reject) -> None:

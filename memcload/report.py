@@ -46,7 +46,12 @@ def write_report(report: dict[str, Any], path: str) -> None:
 
 
 def _file(file: FileLoad) -> dict[str, Any]:
-    return {"path": file.path, "status": file.status, **_counts(file.tally), "seconds": round(file.seconds, 3)}
+    return {
+        "path": file.path,
+        "status": file.status,
+        **_counts(file.tally),
+        "seconds": round(file.seconds, 3),
+    }
 
 
 def _counts(tally: Tally) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -72,7 +73,11 @@ def main(options: Options, load: Callable[[Run], None]) -> int:
         LOG.error("%s", error)
         return EXIT_HELD
     except OSError as error:
-        LOG.error("%s: %s", error.filename, error.strerror)
+        LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
+        return EXIT_FAILED
+    except Exception as error:
+        LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
+        LOG.debug("%s", traceback.format_exc())
         return EXIT_FAILED
 
 

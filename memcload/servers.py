@@ -31,18 +31,24 @@ class Servers:
         """Return how often each server has been found restarted so far."""
         return {name: client.restarts for name, client in self.clients.items()}
 
-    def hindrance(self, names: Iterable[str], restarts_before: dict[str, int]) -> str | None:
-        """Say why what these servers acknowledged is not known to be there still, or None if it is.
+    def confirm(self, names: Iterable[str]) -> dict[str, str]:
+        """Ask these servers whether they are still there, and the same as before.
 
-        restarts_before: restarts() of when the first of it was sent.
+        Returns, for those that do not answer, what to say about that.
         """
+        unreachable = {}
         for name in names:
-            client = self.clients[name]
             try:
-                if client.confirm() != restarts_before[name]:
-                    return f"{name} {client.address} restarted and lost what it had stored"
+                self.clients[name].confirm()
             except ServerUnavailable as error:
-                return f"{name} {error}, so it can't say whether its records are still there"
+                unreachable[name] = f"{name} {error}, so it can't tell whether it still has the records"
+        return unreachable
+
+    def restarted(self, names: Iterable[str], before: dict[str, int]) -> str | None:
+        """Say which of these servers restarted since `before`, what restarts() gave then; None if none did."""
+        for name in names:
+            if name in before and self.clients[name].restarts != before[name]:
+                return f"{name} {self.addresses[name]} restarted and lost what it had stored"
         return None
 
     def counters(self, name: str) -> dict[str, int]:
@@ -80,4 +86,3 @@ class _Reporter:
             LOG.error("%s: %s; giving up for this file", self._who, cause)
         else:
             LOG.info("%s answers again", self._who)
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from memc_client import Refusal
 from memcload.records import Reason
@@ -42,7 +41,8 @@ class Tally:
         return self.rejected.total() / self.records if self.records else 0.0
 
 
-class Reject(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Reject:
     """A rejected line. `index` counts the lines of its block from 0; the line is without its `\\n`."""
 
     index: int

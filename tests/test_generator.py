@@ -41,10 +41,7 @@ def test_lines_have_the_real_shape() -> None:
 
 def test_a_seed_means_the_same_lines_on_every_python() -> None:
     lines = b"".join(islice(log_lines(seed=2017, malformed=0.1, repeat_keys=0.1), 1000))
-    assert (
-        hashlib.sha256(lines).hexdigest()
-        == "7940c555c2100ed5957cb8bb2d4d30596c202c47773547acc0c1bd9acbf9129d"
-    )
+    assert hashlib.sha256(lines).hexdigest() == "7940c555c2100ed5957cb8bb2d4d30596c202c47773547acc0c1bd9acbf9129d"
     assert b"".join(islice(log_lines(seed=2018, malformed=0.1, repeat_keys=0.1), 1000)) != lines
 
 

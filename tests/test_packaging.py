@@ -12,18 +12,14 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 RUNNING = [*PROJECT.glob("memc*.py"), *PROJECT.glob("memcload/**/*.py"), PROJECT / "appsinstalled_pb2.py"]
-DEVELOPING = [
-    path for folder in ("tests", "tools", "benchmarks") for path in PROJECT.glob(f"{folder}/**/*.py")
-]
+DEVELOPING = [path for folder in ("tests", "tools", "benchmarks") for path in PROJECT.glob(f"{folder}/**/*.py")]
 OWN = {"appsinstalled_pb2", "memc_client", "memc_load", "memc_load_parallel", "memcload", "tests", "tools"}
 
 
 def required(*names: str) -> set[str]:
     """Return the distributions that requirement files name, in lower case with hyphens."""
     lines = "\n".join((PROJECT / name).read_text() for name in names)
-    return {
-        re.sub(r"[-_.]+", "-", found).lower() for found in re.findall(r"^([\w.-]+)==", lines, re.MULTILINE)
-    }
+    return {re.sub(r"[-_.]+", "-", found).lower() for found in re.findall(r"^([\w.-]+)==", lines, re.MULTILINE)}
 
 
 def imported(path: Path) -> set[str]:
@@ -38,11 +34,7 @@ def imported(path: Path) -> set[str]:
     # "google" and "backports" are shared by several distributions; the ones here are of the same name.
     shared = {"google": ["protobuf"], "backports": ["backports.zstd"]}
     distributions = {**packages_distributions(), **shared}
-    return {
-        re.sub(r"[-_.]+", "-", name).lower()
-        for module in foreign
-        for name in distributions.get(module, [module])
-    }
+    return {re.sub(r"[-_.]+", "-", name).lower() for module in foreign for name in distributions.get(module, [module])}
 
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(PROJECT)))
@@ -63,7 +55,5 @@ def test_every_requirement_is_pinned(name: str) -> None:
 
 def test_docker_compose_has_a_server_at_the_default_port_of_each_device_type() -> None:
     compose = (PROJECT / "docker-compose.yml").read_text()
-    services = re.findall(
-        r'^  memc-(\w+):\n.*\n +ports: \["127\.0\.0\.1:(\d+):11211"\]$', compose, re.MULTILINE
-    )
+    services = re.findall(r'^  memc-(\w+):\n.*\n +ports: \["127\.0\.0\.1:(\d+):11211"\]$', compose, re.MULTILINE)
     assert services == [("idfa", "33013"), ("gaid", "33014"), ("adid", "33015"), ("dvid", "33016")]

@@ -105,9 +105,7 @@ def load(inbox: Path, addresses: Mapping[str, str]) -> int:
         if address != DEFAULT_ADDRESSES[name]:
             arguments += [f"--{name}", address]
     step(f"Running memc_load_parallel.py {' '.join(arguments)}")
-    return subprocess.run(
-        [sys.executable, PROJECT / "memc_load_parallel.py", *arguments], check=False
-    ).returncode
+    return subprocess.run([sys.executable, PROJECT / "memc_load_parallel.py", *arguments], check=False).returncode
 
 
 def show_records(addresses: Mapping[str, str]) -> None:

@@ -121,14 +121,10 @@ def main() -> None:
     """Write the logs that the command line asks for and print their paths."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--directory", type=Path, required=True, help="where the files go")
-    parser.add_argument(
-        "--files", type=int, required=True, help="how many files to write, one for each minute"
-    )
+    parser.add_argument("--files", type=int, required=True, help="how many files to write, one for each minute")
     parser.add_argument("--lines", type=int, required=True, help="how many lines each file has")
     parser.add_argument("--seed", type=int, required=True, help="the same seed gives the same lines")
-    parser.add_argument(
-        "--malformed", type=float, default=0.0, metavar="FRACTION", help="share of spoiled lines"
-    )
+    parser.add_argument("--malformed", type=float, default=0.0, metavar="FRACTION", help="share of spoiled lines")
     parser.add_argument(
         "--repeat-keys",
         type=float,

@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""The parallel loader: logs of installed apps into memcached, fast and in order.
+
+The main thread reads the files and cuts them into blocks of whole lines, which go into a bounded queue.
+Worker threads encode the blocks and deliver them through ordered lanes, one for each device type. What
+became of each block comes back to the main thread, which alone keeps the accounts and renames files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+from memc_client import Refusal
+from memcload import run
+from memcload.encoder import EncodedBlock, Encoder, choose_encoder
+from memcload.lanes import Lanes
+from memcload.ledger import FileLoad
+from memcload.log import LOG
+from memcload.options import NORMAL_ERR_RATE, ParallelOptions, parse_options
+from memcload.prototest import prototest, show_records
+from memcload.records import AppsInstalled, parse_appsinstalled, records_of
+from memcload.tally import BlockResult, Reject
+
+__all__ = ["NORMAL_ERR_RATE", "AppsInstalled", "main", "parse_appsinstalled", "prototest"]
+
+_CONFIRM_INTERVAL = 0.1  # seconds; files that are done within it are confirmed and renamed together
+
+
+class _Block(NamedTuple):
+    number: int  # counts the blocks of the run
+    file: int  # counts the files of the run
+    lines: bytes
+
+
+class WorkerPool:
+    """The bounded queue and the threads behind it. A context manager; leaving it ends the threads."""
+
+    def __init__(self, options: ParallelOptions, new_encoder: Callable[[], Encoder], lanes: Lanes) -> None:
+        self._options = options
+        self._new_encoder = new_encoder
+        self._lanes = lanes
+        self._shows_records = options.dry and LOG.isEnabledFor(logging.DEBUG)
+        self._blocks: queue.Queue[_Block | None] = queue.Queue(options.queue_size)
+        self._results: queue.SimpleQueue[tuple[int, BlockResult | BaseException | None]] = queue.SimpleQueue()
+        self._is_abandoned = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
+            for number in range(options.workers)
+        ]
+
+    def __enter__(self) -> WorkerPool:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.abandon()
+            self._lanes.shut()
+        for _ in self._threads:
+            self._blocks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def submit(self, block: _Block) -> None:
+        """Queue a block; waits while the queue is full."""
+        self._blocks.put(block)
+
+    def next_result(self) -> tuple[int, BlockResult | None]:
+        """Wait for any block to be finished; return its number and what became of it.
+
+        None stands for a block that was not delivered because the pool was abandoned. Raises what a worker
+        raised.
+        """
+        number, result = self._results.get()
+        if isinstance(result, BaseException):
+            raise result
+        return number, result
+
+    def abandon(self) -> None:
+        """Deliver nothing more than what is being delivered."""
+        self._is_abandoned = True
+
+    def _work(self) -> None:
+        encoder = self._new_encoder()
+        while (block := self._blocks.get()) is not None:
+            result: BlockResult | BaseException | None
+            try:
+                result = self._load(encoder, block)
+            except BaseException as error:  # the main thread raises it again
+                result = error
+                self._lanes.shut()
+            self._results.put((block.number, result))
+
+    def _load(self, encoder: Encoder, block: _Block) -> BlockResult | None:
+        if self._is_abandoned:
+            self._lanes.deliver(block.number, block.file, {})  # others wait for its turns to pass
+            return None
+        encoded = encoder.encode(block.lines)
+        if self._options.dry:
+            encoded.result.tally.stored.update({name: batch.count for name, batch in encoded.batches.items()})
+            if self._shows_records:
+                encoded.result.shown = show_records(block.lines, self._options.addresses)
+            return encoded.result
+        outcomes = self._lanes.deliver(block.number, block.file, encoded.batches)
+        for name, refusals in outcomes.items():
+            _account(block.lines, encoded, name, refusals)
+        return encoded.result
+
+
+def _account(lines: bytes, encoded: EncodedBlock, name: str, refusals: list[Refusal] | None) -> None:
+    """Add what became of the batch of a device type to the result of its block."""
+    count, result = encoded.batches[name].count, encoded.result
+    if refusals is None:
+        result.tally.failed[name] += count
+        return
+    result.tally.stored[name] += count - len(refusals)
+    if refusals:
+        records = list(records_of(lines, name))
+        for refusal in refusals:
+            index, line = records[refusal.position]
+            result.refuse(name, refusal, Reject(index, "too_large", line))
+
+
+@dataclass(eq=False)
+class _OpenFile:
+    """A file that is not settled yet."""
+
+    number: int
+    file: FileLoad
+    restarts: dict[str, int]  # of the servers, before its first record was sent
+    blocks_out: int = 0  # that were submitted and are not absorbed
+    is_read: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_read and not self.blocks_out
+
+
+class ParallelLoader:
+    """Loads the files of a run: reads ahead of the servers, settles file by file in order."""
+
+    def __init__(self, task: run.Run, options: ParallelOptions) -> None:
+        self._run = task
+        self._options = options
+        self._pool = WorkerPool(options, choose_encoder(options), Lanes(task.servers.clients))
+        self._waiting = deque(task.paths)
+        self._open: deque[_OpenFile] = deque()  # in the order of their names
+        self._attempts: Counter[str] = Counter()  # how often the load of a path was begun
+        self._out: dict[int, _OpenFile] = {}  # blocks that are not accounted for yet, in their order
+        self._results: dict[int, BlockResult | None] = {}  # of blocks that others have to come before
+        self._files_begun = 0
+        self._blocks_submitted = 0
+        self._last_confirmed = 0.0
+
+    def load(self) -> None:
+        """Load and settle the files, in order, until the run is stopped."""
+        with self._pool:
+            while (self._waiting or self._open) and not self._run.stopped_by:
+                if self._waiting:
+                    self._read(self._waiting.popleft())
+                else:
+                    self._drain()
+                    self._settle_complete(is_last=True)
+            if self._run.stopped_by:
+                self._pool.abandon()
+                self._drain()
+        while self._open:
+            self._run.ledger.settle(self._open.popleft().file, self._run.hindrance)
+
+    def _read(self, path: str) -> None:
+        """Read one file into the queue. Between its blocks, settle the files before it."""
+        opened = _OpenFile(self._files_begun, self._run.ledger.begin(path), self._run.servers.restarts())
+        self._files_begun += 1
+        self._attempts[path] += 1
+        self._open.append(opened)
+        for lines in opened.file.blocks(self._options.block_size):
+            self._submit(opened, lines)
+            self._settle_complete()
+            if opened not in self._open or self._run.stopped_by:
+                return
+        opened.is_read = True
+
+    def _submit(self, opened: _OpenFile, lines: bytes) -> None:
+        while len(self._out) >= self._options.queue_size + self._options.workers:
+            self._absorb_next()
+        opened.blocks_out += 1
+        self._out[self._blocks_submitted] = opened
+        self._pool.submit(_Block(self._blocks_submitted, opened.number, lines))
+        self._blocks_submitted += 1
+
+    def _absorb_next(self) -> None:
+        """Wait until some block is finished, and account for those whose turn has come."""
+        number, result = self._pool.next_result()
+        self._results[number] = result
+        while self._out and (number := next(iter(self._out))) in self._results:
+            opened = self._out.pop(number)
+            opened.blocks_out -= 1
+            result = self._results.pop(number)
+            if result is not None:
+                self._run.ledger.absorb(opened.file, result)
+
+    def _drain(self) -> None:
+        while self._out:
+            self._absorb_next()
+
+    def _settle_complete(self, *, is_last: bool = False) -> None:
+        """Settle the files that are complete and have no incomplete one before them.
+
+        Where a server has lost records of one of them, this file and all that were begun after it are
+        taken back, to be loaded anew.
+        """
+        complete = list(itertools.takewhile(lambda opened: opened.is_complete, self._open))
+        if not complete:
+            return
+        unreachable: dict[str, str] = {}
+        if not self._options.dry:
+            if not is_last and time.monotonic() - self._last_confirmed < _CONFIRM_INTERVAL:
+                return
+            unreachable = self._run.servers.confirm({name for opened in complete for name in opened.file.tally.stored})
+            self._last_confirmed = time.monotonic()
+        for opened in complete:
+            tally = opened.file.tally
+            lost = self._run.servers.restarted(tally.stored, opened.restarts)
+            hindrance = next((unreachable[name] for name in tally.stored if name in unreachable), None)
+            if lost and not hindrance and not tally.failed:
+                if self._attempts[opened.file.path] <= self._options.retries:
+                    LOG.warning("%s: %s; loading it again", opened.file.path, lost)
+                    self._take_back()
+                    return
+                hindrance = lost
+            self._open.popleft()
+            self._run.ledger.settle(opened.file, hindrance or self._run.hindrance)
+
+    def _take_back(self) -> None:
+        self._drain()
+        while self._open:
+            opened = self._open.pop()
+            self._run.ledger.forget(opened.file)
+            self._waiting.appendleft(opened.file.path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parallel loader; return its exit code."""
+    options = parse_options(arguments, (__doc__ or "").splitlines()[0], ParallelOptions)
+    if options.test:
+        prototest()
+        return run.EXIT_OK
+    return run.main(options, lambda task: ParallelLoader(task, options).load())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
