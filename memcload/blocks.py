@@ -112,21 +112,22 @@ class LogFile:
     def _chunks(self, size: int) -> Iterator[bytes]:
         """Yield the decompressed bytes, up to the damage if there is some; set `damage`."""
         # threads=0: without processes and pipes; gzip is then read by ISA-L, in this thread
-        opened = self._file if self._format is None else xopen(self._file, "rb", threads=0, format=self._format)
+        stream = self._file if self._format is None else xopen(self._file, "rb", threads=0, format=self._format)
         position = 0
-        try:
-            while chunk := stream.read(size):
+        while not self.damage:
+            try:
+                chunk = stream.read(size)
+            except EOFError as error:
+                self.damage, self.description = "truncated", str(error)
+            except Exception as error:  # each decompressor has an exception of its own for bad data
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                self.damage, self.description = "corrupt", str(error)
+            else:
+                if not chunk:
+                    return
                 position += len(chunk)
                 yield chunk
-            return
-        except EOFError as error:
-            self.damage, self.description = "truncated", str(error)
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            self.damage, self.description = "corrupt", str(error)
-        except Exception as error:  # each decompressor has an exception of its own for bad data
-            self.damage, self.description = "corrupt", str(error)
         if self._format == "gz":
             yield from self._salvage(position, size)
 

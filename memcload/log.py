@@ -45,11 +45,7 @@ class _FileHandler(_TolerantHandler, logging.handlers.WatchedFileHandler):
 
 def start_logging(path: str | None, level: str) -> None:
     """Log to the console (standard error), or append to a file. Raises OSError if it can't be opened."""
-    handler: logging.Handler
-    if path is None:
-        handler = _ConsoleHandler()
-    else:
-        handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler = _ConsoleHandler() if path is None else _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_SafeFormatter(_FORMAT, _DATE_FORMAT))
     for old in LOG.handlers[:]:
         LOG.removeHandler(old)
