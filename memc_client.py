@@ -58,6 +58,11 @@ def meta_set_flags(ttl: int) -> bytes:
     return b" T%d q\r\n" % _expiry(ttl) if ttl else b" q\r\n"
 
 
+def meta_set_prefix(device_type: str) -> bytes:
+    """Return how the quiet meta sets of a device type begin, up to the device's id."""
+    return b"ms %b:" % device_type.encode()
+
+
 def meta_set(key: bytes, value: bytes, flags: bytes) -> bytes:
     """Return the quiet meta set of one record; `flags` are meta_set_flags().
 

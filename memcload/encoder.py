@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from memc_client import END_OF_BATCH, Batch, meta_set, meta_set_flags
+from memcload.log import LOG
 from memcload.options import ParallelOptions
 from memcload.records import (
     DEVICE_TYPES,
@@ -16,6 +18,10 @@ from memcload.records import (
     strip_line_ending,
 )
 from memcload.tally import BlockResult, Reject
+
+
+class EngineError(Exception):
+    """The engine that was asked for is not to be had."""
 
 
 class EncodedBlock(NamedTuple):
@@ -37,6 +43,24 @@ class Encoder(Protocol):
         ...
 
 
+def encode_line(line: bytes, index: int, flags: bytes, result: BlockResult) -> tuple[str, bytes] | None:
+    """Let the reference parser decide about one line: return its device type and command, or None.
+
+    A line that is no record is added to the result as number `index` of its block.
+    """
+    text = strip_line_ending(line)
+    if is_blank(text):
+        result.tally.blank += 1
+        return None
+    try:
+        record = parse_appsinstalled(text)
+    except InvalidLine as error:
+        result.reject(Reject(index, error.reason, line))
+        return None
+    result.tally.partial += bool(record.dropped)
+    return record.dev_type, meta_set(record.key, serialize(record), flags)
+
+
 class PythonEncoder:
     """The encoder that needs nothing but Python, and shows what every other has to do."""
 
@@ -49,21 +73,30 @@ class PythonEncoder:
         result = BlockResult(len(lines))
         commands: dict[str, list[bytes]] = {name: [] for name in DEVICE_TYPES}
         for index, line in enumerate(lines):
-            text = strip_line_ending(line)
-            if is_blank(text):
-                result.tally.blank += 1
-                continue
-            try:
-                record = parse_appsinstalled(text)
-            except InvalidLine as error:
-                result.reject(Reject(index, error.reason, line))
-                continue
-            result.tally.partial += bool(record.dropped)
-            commands[record.dev_type].append(meta_set(record.key, serialize(record), self._flags))
+            encoded = encode_line(line, index, self._flags, result)
+            if encoded is not None:
+                commands[encoded[0]].append(encoded[1])
         batches = {name: Batch(len(sets), b"".join(sets) + END_OF_BATCH) for name, sets in commands.items()}
         return EncodedBlock(batches, result)
 
 
 def choose_encoder(options: ParallelOptions) -> Callable[[], Encoder]:
-    """Return what makes an encoder for a worker."""
+    """Return what makes an encoder for a worker, as `--engine` asks.
+
+    With `auto` it is the compiled one where that can be had. Raises EngineError where `compiled` can't.
+    """
+    if options.engine != "python":
+        try:
+            from memcload.compiled import CompiledEncoder  # Numba is heavy, and may be missing
+
+            started = time.monotonic()
+            CompiledEncoder(options.ttl).encode(b"\n")  # compiles it, or takes it from the cache
+        except Exception as error:  # whatever Numba does not like here, Python can do
+            if options.engine == "compiled":
+                raise EngineError(f"the compiled engine can't be had: {error}") from error
+            LOG.warning("Loading with --engine python, many times slower, for want of Numba: %s", error)
+        else:
+            if (seconds := time.monotonic() - started) > 1:
+                LOG.info("Compiled the encoder in %.1f s, for this run and the next", seconds)
+            return lambda: CompiledEncoder(options.ttl)
     return lambda: PythonEncoder(options.ttl)

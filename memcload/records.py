@@ -22,7 +22,7 @@ Reason = Literal["line_too_long", "columns", "device_type", "key", "coordinates"
 
 _DEVICE_TYPES = {name.encode(): name for name in DEVICE_TYPES}
 _DEVICE_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % (MAX_KEY_LENGTH - len("idfa:")))
-_DECIMAL = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DECIMAL = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class AppsInstalled(NamedTuple):
