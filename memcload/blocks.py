@@ -157,6 +157,7 @@ class LogFile:
                 if len(salvaged) >= size:
                     yield bytes(salvaged)
                     salvaged.clear()
+            salvaged += decompressor.flush()  # the last bytes of a truncated file may stand for many
         if salvaged:
             yield bytes(salvaged)
 
