@@ -24,8 +24,8 @@ def find_logs(pattern: str) -> list[str]:
     Directories do not count, nor do names that start with a dot: those are done.
     """
     paths = glob.glob(pattern, recursive=True)
-    return sorted(
-        (path for path in paths if not os.path.basename(path).startswith(".") and not os.path.isdir(path)),
+    return sorted(  # a set: more than one ** finds a file more than once
+        {path for path in paths if not os.path.basename(path).startswith(".") and not os.path.isdir(path)},
         key=os.fsencode,
     )
 
@@ -103,7 +103,7 @@ def written_whole(path: str, mode: int = 0o644) -> Iterator[BinaryIO]:
     Whoever reads the path sees the old content or the new, never a part. Raises OSError.
     """
     directory, name = os.path.split(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=directory or ".")
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name[:50]}.", suffix=".part", dir=directory or ".")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
