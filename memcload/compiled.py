@@ -10,6 +10,8 @@ passes a `\n`, and _capacity() is the most that the lines of a block can grow to
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -41,7 +43,15 @@ def _capacity(block_length: int, flags_length: int) -> int:
     return block_length + lines * (26 + flags_length) + len(END_OF_BATCH)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _buffers(capacity: int) -> Bytes:
+    """Return a buffer for each device type. Of this memory only what is written to becomes real.
+
+    (NumPy would ask for huge pages, and get megabytes where kilobytes are written.)
+    """
+    return np.frombuffer(mmap.mmap(-1, len(DEVICE_TYPES) * capacity), np.uint8).reshape(len(DEVICE_TYPES), capacity)
+
+
+@njit(nogil=True, cache=True)
 def _encode_common(
     block: Bytes, position: int, prefixes: Bytes, flags: Bytes, out: Bytes, lengths: Numbers, counts: Numbers
 ) -> int:
@@ -222,7 +232,7 @@ class CompiledEncoder:
         self._flags = meta_set_flags(ttl)
         self._flag_bytes = np.frombuffer(self._flags, np.uint8)
         self._prefixes = np.array([list(meta_set_prefix(name)) for name in DEVICE_TYPES], np.uint8)
-        self._out = np.empty((len(DEVICE_TYPES), 0), np.uint8)
+        self._out = _buffers(1)
 
     def encode(self, block: bytes) -> EncodedBlock:
         """Encode a block of whole lines. The batches are valid until the next call."""
@@ -230,7 +240,7 @@ class CompiledEncoder:
             raise ValueError("a block consists of whole lines")
         capacity = _capacity(len(block), len(self._flags))
         if self._out.shape[1] < capacity:
-            self._out = np.empty((len(DEVICE_TYPES), capacity), np.uint8)
+            self._out = _buffers(capacity)
         lengths = np.zeros(len(DEVICE_TYPES), np.int64)
         counts = np.zeros(len(DEVICE_TYPES), np.int64)
         lines = np.frombuffer(block, np.uint8)
@@ -261,4 +271,4 @@ class CompiledEncoder:
     def _batch(self, lane: int, count: np.int64, length: np.int64) -> Batch:
         end = int(length) + len(END_OF_BATCH)
         self._out[lane, length:end] = np.frombuffer(END_OF_BATCH, np.uint8)
-        return Batch(int(count), memoryview(self._out[lane, :end]))
+        return Batch(int(count), self._out[lane, :end].data)

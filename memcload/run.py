@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from memcload import inbox
+from memcload.encoder import EngineError
 from memcload.ledger import FileLoad, Ledger
 from memcload.log import LOG, log_failures, start_logging
 from memcload.options import Options
@@ -72,6 +73,9 @@ def main(options: Options, load: Callable[[Run], None]) -> int:
     except inbox.DirectoryHeld as error:
         LOG.error("%s", error)
         return EXIT_HELD
+    except EngineError as error:
+        LOG.error("%s", error)
+        return EXIT_USAGE
     except OSError as error:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
         return EXIT_FAILED
