@@ -74,14 +74,26 @@ def meta_set(key: bytes, value: bytes, flags: bytes) -> bytes:
 def split_batch(batch: Batch) -> Iterator[tuple[bytes, bytes]]:
     """Yield the key and the value of every record of a batch, in order."""
     commands = bytes(batch.commands)
+    for start, value_start, end in _extents(commands, batch.count):
+        yield commands[start:value_start].split(b" ", 2)[1], commands[value_start : end - 2]
+
+
+def cut_batch(batch: Batch, size: int) -> Iterator[Batch]:
+    """Yield a batch as batches of at most `size` records."""
+    commands = bytes(batch.commands)
+    extents = _extents(commands, batch.count)
+    while piece := list(itertools.islice(extents, size)):
+        yield Batch(len(piece), commands[piece[0][0] : piece[-1][2]] + END_OF_BATCH)
+
+
+def _extents(commands: bytes, count: int) -> Iterator[tuple[int, int, int]]:
+    """Yield where each command of a batch starts, where its value starts, and where it ends."""
     start = 0
-    for _ in range(batch.count):
-        end = commands.index(b"\r\n", start)
-        _, key, length, *_ = commands[start:end].split(b" ")
-        value_start = end + 2
-        value_end = value_start + int(length)
-        yield key, commands[value_start:value_end]
-        start = value_end + 2
+    for _ in range(count):
+        value_start = commands.index(b"\r\n", start) + 2
+        end = value_start + int(commands[start:value_start].split(b" ", 3)[2]) + 2
+        yield start, value_start, end
+        start = end
 
 
 # --- what can go wrong --------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from memcload.options import NORMAL_ERR_RATE, Options, parse_options
 from memcload.prototest import prototest, show, to_message
 from memcload.records import AppsInstalled, InvalidLine, is_blank, parse_appsinstalled, strip_line_ending
 from memcload.tally import BlockResult, Reject, Tally
+from memcload.throttle import Throttle
 
 __all__ = [
     "NORMAL_ERR_RATE",
@@ -39,6 +40,7 @@ class ReferenceLoader:
 
     def __init__(self, task: run.Run) -> None:
         self._run = task
+        self._throttle = Throttle(task.options.max_rate)
         self._down: set[str] = set()  # device types whose server was given up, for the rest of a file
 
     def load(self) -> None:
@@ -81,6 +83,9 @@ class ReferenceLoader:
                 result.reject(Reject(index, error.reason, line))
                 continue
             result.tally.partial += bool(record.dropped)
+            if record.dev_type not in self._run.options.only:
+                result.tally.skipped += 1
+                continue
             self._store(record, index, line, result)
         return result
 
@@ -92,6 +97,7 @@ class ReferenceLoader:
             return
         refusal = None
         if name not in self._down:
+            self._throttle.wait(1)
             try:
                 refusal = insert_appsinstalled(self._run.servers.clients[name], record)
             except ServerUnavailable:

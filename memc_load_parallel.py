@@ -28,8 +28,9 @@ from memcload.ledger import FileLoad
 from memcload.log import LOG
 from memcload.options import NORMAL_ERR_RATE, ParallelOptions, parse_options
 from memcload.prototest import prototest, show_records
-from memcload.records import AppsInstalled, parse_appsinstalled, records_of
+from memcload.records import DEVICE_TYPES, AppsInstalled, parse_appsinstalled, records_of
 from memcload.tally import BlockResult, Reject
+from memcload.throttle import Throttle
 
 __all__ = ["NORMAL_ERR_RATE", "AppsInstalled", "main", "parse_appsinstalled", "prototest"]
 
@@ -52,7 +53,6 @@ class WorkerPool:
         self._shows_records = options.dry and LOG.isEnabledFor(logging.DEBUG)
         self._blocks: queue.Queue[_Block | None] = queue.Queue(options.queue_size)
         self._results: queue.SimpleQueue[tuple[int, BlockResult | BaseException | None]] = queue.SimpleQueue()
-        self._is_abandoned = False
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(options.workers)
@@ -67,7 +67,7 @@ class WorkerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.abandon()
+            self._lanes.abandon()
             self._lanes.shut()
         for _ in self._threads:
             self._blocks.put(None)
@@ -81,17 +81,13 @@ class WorkerPool:
     def next_result(self) -> tuple[int, BlockResult | None]:
         """Wait for any block to be finished; return its number and what became of it.
 
-        None stands for a block that was not delivered because the pool was abandoned. Raises what a worker
+        None stands for a block that was not delivered because the lanes were abandoned. Raises what a worker
         raised.
         """
         number, result = self._results.get()
         if isinstance(result, BaseException):
             raise result
         return number, result
-
-    def abandon(self) -> None:
-        """Deliver nothing more than what is being delivered."""
-        self._is_abandoned = True
 
     def _work(self) -> None:
         encoder = self._new_encoder()
@@ -105,16 +101,18 @@ class WorkerPool:
             self._results.put((block.number, result))
 
     def _load(self, encoder: Encoder, block: _Block) -> BlockResult | None:
-        if self._is_abandoned:
-            self._lanes.deliver(block.number, block.file, {})  # others wait for its turns to pass
-            return None
         encoded = encoder.encode(block.lines)
+        for name in DEVICE_TYPES:
+            if name not in self._options.only:
+                encoded.result.tally.skipped += encoded.batches.pop(name).count
         if self._options.dry:
             encoded.result.tally.stored.update({name: batch.count for name, batch in encoded.batches.items()})
             if self._shows_records:
                 encoded.result.shown = show_records(block.lines, self._options.addresses)
             return encoded.result
         outcomes = self._lanes.deliver(block.number, block.file, encoded.batches)
+        if outcomes is None:
+            return None
         for name, refusals in outcomes.items():
             _account(block.lines, encoded, name, refusals)
         return encoded.result
@@ -155,7 +153,8 @@ class ParallelLoader:
     def __init__(self, task: run.Run, options: ParallelOptions) -> None:
         self._run = task
         self._options = options
-        self._pool = WorkerPool(options, choose_encoder(options), Lanes(task.servers.clients))
+        self._lanes = Lanes(task.servers.clients, Throttle(options.max_rate))
+        self._pool = WorkerPool(options, choose_encoder(options), self._lanes)
         self._waiting = deque(task.paths)
         self._open: deque[_OpenFile] = deque()  # in the order of their names
         self._attempts: Counter[str] = Counter()  # how often the load of a path was begun
@@ -175,7 +174,7 @@ class ParallelLoader:
                     self._drain()
                     self._settle_complete(is_last=True)
             if self._run.stopped_by:
-                self._pool.abandon()
+                self._lanes.abandon()
                 self._drain()
         while self._open:
             self._run.ledger.settle(self._open.popleft().file, self._run.hindrance)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import glob
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -18,16 +21,38 @@ class DirectoryHeld(Exception):
     """Another run holds the directory; the message says which."""
 
 
-def find_logs(pattern: str) -> list[str]:
+def find_logs(pattern: str, *, with_done: bool = False) -> list[str]:
     """Return the paths that match a shell glob (`**` allowed), sorted by name.
 
-    Directories do not count, nor do names that start with a dot: those are done.
+    Directories do not count, nor do names that start with a dot: those are done. with_done: return the
+    done files too, as if they still had their names: `.NAME`, `.NAME.1`, …, `NAME`.
     """
-    paths = glob.glob(pattern, recursive=True)
-    return sorted(  # a set: more than one ** finds a file more than once
-        {path for path in paths if not os.path.basename(path).startswith(".") and not os.path.isdir(path)},
-        key=os.fsencode,
-    )
+    found = {path: (path, math.inf) for path in _glob(pattern) if not os.path.basename(path).startswith(".")}
+    if with_done:
+        directory, name_pattern = os.path.split(pattern)
+        for path in _glob(os.path.join(directory, ".*")):
+            parent, name = os.path.split(path)
+            match = _DONE.fullmatch(name)
+            if (
+                match
+                and not match["name"].endswith(_OTHER_DOT_FILES)
+                and fnmatch.fnmatchcase(match["name"], name_pattern)
+            ):
+                found[path] = (os.path.join(parent, match["name"]), int(match["number"] or 0))
+    return sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
+
+
+def is_done(path: str) -> bool:
+    """Tell whether a file was renamed because it was done."""
+    return os.path.basename(path).startswith(".")
+
+
+_DONE = re.compile(r"\.(?P<name>.+?)(?:\.(?P<number>[0-9]+))?", re.DOTALL)
+_OTHER_DOT_FILES = (".damaged", ".rejects.tsv", ".part")
+
+
+def _glob(pattern: str) -> list[str]:
+    return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
 
 
 @contextlib.contextmanager

@@ -8,11 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from memc_client import Batch, MemcacheClient, Refusal, ServerUnavailable
+from memc_client import Batch, MemcacheClient, Refusal, ServerUnavailable, cut_batch
+from memcload.throttle import Throttle
 
 
 class Aborted(Exception):
     """The lanes were shut while a block waited for its turn."""
+
+
+class _Abandoned(Exception):
+    """The lanes were abandoned before a batch was sent."""
 
 
 class Lanes:
@@ -22,33 +27,44 @@ class Lanes:
     number waits for nobody, so there is always one that moves.
     """
 
-    def __init__(self, clients: Mapping[str, MemcacheClient]) -> None:
+    def __init__(self, clients: Mapping[str, MemcacheClient], throttle: Throttle) -> None:
         self._clients = clients
+        self._throttle = throttle
         self._turns = threading.Condition()
         self._turn = dict.fromkeys(clients, 0)  # the number of the block that each lane is open for
         self._given_up: dict[str, int] = {}  # server → the file in which it was given up
         self._is_shut = False
+        self._is_abandoned = False
 
-    def deliver(self, number: int, file: int, batches: Mapping[str, Batch]) -> dict[str, list[Refusal] | None]:
+    def deliver(self, number: int, file: int, batches: Mapping[str, Batch]) -> dict[str, list[Refusal] | None] | None:
         """Deliver a block's batches, each in its lane; a lane for which there is none is passed by.
 
         file: the number of the file that the block is of. A server that was given up is not tried again
             for the rest of that file, and only once at the next.
 
         Returns what each server refused, None where it was not available: then no record of the batch is
-        acknowledged. Raises Aborted.
+        acknowledged. Returns None for the whole block if the lanes were abandoned before all of it was sent.
+        Raises Aborted.
         """
         outcomes: dict[str, list[Refusal] | None] = {}
         waiting = set(self._clients)
+        is_whole = True
         while waiting:
             name = self._await_turn(number, waiting)
             waiting.remove(name)
             try:
                 if name in batches and batches[name].count:
                     outcomes[name] = self._send(name, file, batches[name])
+            except _Abandoned:
+                is_whole = False
             finally:
                 self._pass_turn(name)
-        return outcomes
+        return outcomes if is_whole else None
+
+    def abandon(self) -> None:
+        """Send nothing more than what is being sent. Blocks still have to be delivered, to pass the turns on."""
+        self._is_abandoned = True
+        self._throttle.stop()
 
     def shut(self) -> None:
         """Let nobody wait any longer: who does gets Aborted."""
@@ -72,13 +88,20 @@ class Lanes:
             self._turns.notify_all()
 
     def _send(self, name: str, file: int, batch: Batch) -> list[Refusal] | None:
-        given_up_in = self._given_up.get(name)
-        if given_up_in == file:
+        if self._given_up.get(name) == file:
             return None
+        size = self._throttle.piece_size
+        refusals: list[Refusal] = []
+        sent = 0
         try:
-            refusals = self._clients[name].store(batch, patient=given_up_in is None)
+            for piece in [batch] if size is None else cut_batch(batch, size):
+                if self._is_abandoned or not self._throttle.wait(piece.count):
+                    raise _Abandoned
+                refused = self._clients[name].store(piece, patient=name not in self._given_up)
+                self._given_up.pop(name, None)
+                refusals += [refusal._replace(position=refusal.position + sent) for refusal in refused]
+                sent += piece.count
         except ServerUnavailable:
             self._given_up[name] = file
             return None
-        self._given_up.pop(name, None)
         return refusals

@@ -13,6 +13,7 @@ from memcload import inbox
 from memcload.blocks import LogFile
 from memcload.log import LOG, Complaints, excerpt
 from memcload.options import Options
+from memcload.records import DEVICE_TYPES
 from memcload.rejects import Rejects
 from memcload.tally import BlockResult, Tally
 
@@ -33,6 +34,7 @@ class FileLoad:
     seconds: float = 0.0
     status: Status = "pending"
     is_announced: bool = False
+    is_left: bool = False  # pending as was asked for, not because something went wrong
     error: OSError | None = None  # met while the file was opened or read
 
     def blocks(self, block_size: int) -> Iterator[bytes]:
@@ -174,6 +176,12 @@ class Ledger:
 
     def _put_away(self, file: FileLoad, log: LogFile) -> Status:
         """Save the rejects, then rename the file; what is renamed is never looked at again."""
+        if inbox.is_done(file.path):
+            return "done"
+        if len(self._options.only) < len(DEVICE_TYPES):
+            LOG.info("%s keeps its name: it was loaded for %s only", file.path, ", ".join(self._options.only))
+            file.is_left = True
+            return "pending"
         self._save_rejects(file, log)
         try:
             if log.damage:
@@ -222,7 +230,7 @@ class Ledger:
             tally.partial,
             tally.blank,
         )
-        if file.status in ("done", "dry", "damaged"):
+        if file.status in ("done", "dry", "damaged") or file.is_left:
             if self.is_rate_too_high(file):
                 limit = self._options.max_error_rate
                 LOG.error("High error rate (%s > %s). Failed load", tally.error_rate, limit)
@@ -243,5 +251,5 @@ class Ledger:
     def is_clean(self) -> bool:
         """Tell whether all files ended well, so that the exit code may be 0."""
         return not self.has_trouble and all(
-            file.status in ("done", "dry") and not self.is_rate_too_high(file) for file in self.files
+            (file.status in ("done", "dry") or file.is_left) and not self.is_rate_too_high(file) for file in self.files
         )

@@ -65,10 +65,10 @@ def main(options: Options, load: Callable[[Run], None]) -> int:
     LOG.info("Memc loader started with options: %s", options.shown())
     try:
         if options.dry:  # reads only, so another run may be at work
-            return _run(options, inbox.find_logs(options.pattern), load, started)
-        with inbox.hold_directories(inbox.find_logs(options.pattern)) as held:
+            return _run(options, _find(options), load, started)
+        with inbox.hold_directories(_find(options)) as held:
             # looked for again: the run that held the directories until now has renamed what it did
-            paths = [path for path in inbox.find_logs(options.pattern) if os.path.dirname(path) in held]
+            paths = [path for path in _find(options) if os.path.dirname(path) in held]
             return _run(options, paths, load, started)
     except inbox.DirectoryHeld as error:
         LOG.error("%s", error)
@@ -83,6 +83,10 @@ def main(options: Options, load: Callable[[Run], None]) -> int:
         LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
         return EXIT_FAILED
+
+
+def _find(options: Options) -> list[str]:
+    return inbox.find_logs(options.pattern, with_done=options.again)
 
 
 def _run(options: Options, paths: list[str], load: Callable[[Run], None], started: float) -> int:

@@ -13,7 +13,8 @@ from memcload.records import Reason
 class Tally:
     """How many records of a block, a file or a run ended how. `stored` and `failed` are by device type.
 
-    `partial` counts records some of whose app ids were dropped, `blank` the lines that are no records.
+    `partial` counts records some of whose app ids were dropped, `blank` the lines that are no records,
+    `skipped` the records of device types that are not to be loaded: these end in no other way.
     """
 
     stored: Counter[str] = field(default_factory=Counter)
@@ -21,6 +22,7 @@ class Tally:
     rejected: Counter[Reason] = field(default_factory=Counter)
     partial: int = 0
     blank: int = 0
+    skipped: int = 0
 
     def __iadd__(self, other: Tally) -> Tally:
         self.stored.update(other.stored)
@@ -28,6 +30,7 @@ class Tally:
         self.rejected.update(other.rejected)
         self.partial += other.partial
         self.blank += other.blank
+        self.skipped += other.skipped
         return self
 
     @property
@@ -38,7 +41,7 @@ class Tally:
     @property
     def error_rate(self) -> float:
         """Rejected records as a fraction of all, 0 where there are none."""
-        return self.rejected.total() / self.records if self.records else 0.0
+        return self.rejected.total() / (self.records + self.skipped) if self.records else 0.0
 
 
 @dataclass(frozen=True, order=True)

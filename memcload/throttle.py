@@ -1,0 +1,38 @@
+"""A limit on the records that go out in a second, over all servers together."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+_PIECES_PER_SECOND = 20  # so a batch is cut finely enough to go out smoothly
+_MAX_ARREARS = 0.1  # seconds that may be made up for after a delay
+
+
+class Throttle:
+    """Lets `rate` records through in a second, or as many as come where it is 0. For any number of threads."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._is_stopped = threading.Event()
+        self._next = 0.0  # when the next record may go out
+
+    @property
+    def piece_size(self) -> int | None:
+        """How many records may go out at once; None if any number may."""
+        return max(1, self._rate // _PIECES_PER_SECOND) if self._rate else None
+
+    def wait(self, records: int) -> bool:
+        """Wait until so many records may go out; return False if the throttle was stopped meanwhile."""
+        if not self._rate:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            start = max(self._next, now - _MAX_ARREARS)
+            self._next = start + records / self._rate
+        return not self._is_stopped.wait(max(0.0, start - now))
+
+    def stop(self) -> None:
+        """Let nobody wait any longer."""
+        self._is_stopped.set()
