@@ -172,4 +172,6 @@ def _extend_line(line: bytearray, piece: bytes) -> None:
 
 def cut_line(line: bytes) -> bytes:
     """Return a line as it is kept: cut where it is longer than LONGEST_KEPT."""
-    return line[:LONGEST_KEPT]
+    kept = bytearray()
+    _extend_line(kept, line)
+    return bytes(kept)
