@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -234,7 +234,7 @@ def test_a_damaged_file_is_set_aside() -> None:
 
 
 @pytest.mark.parametrize(("rename", "first"), [(dot_rename, ".a"), (set_aside, ".a.damaged")])
-def test_an_existing_file_is_never_overwritten(rename: type[str], first: str) -> None:
+def test_an_existing_file_is_never_overwritten(rename: Callable[[str], str], first: str) -> None:
     for number in range(4):
         Path("a").write_text(f"{number}")
         assert rename("a") == (f"{first}.{number}" if number else first)
