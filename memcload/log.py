@@ -42,6 +42,12 @@ class _ConsoleHandler(_TolerantHandler, logging.StreamHandler):  # type: ignore[
 class _FileHandler(_TolerantHandler, logging.handlers.WatchedFileHandler):
     """Opens the file anew when it was renamed, so that it can be rotated under a running load."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # it can't be opened anew
+            self.handleError(record)
+
 
 def start_logging(path: str | None, level: str) -> None:
     """Log to the console (standard error), or append to a file. Raises OSError if it can't be opened."""
