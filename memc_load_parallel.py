@@ -228,7 +228,8 @@ class ParallelLoader:
         if not self._options.dry:
             if not is_last and time.monotonic() - self._last_confirmed < _CONFIRM_INTERVAL:
                 return
-            unreachable = self._run.servers.confirm({name for opened in complete for name in opened.file.tally.stored})
+            doubtful = [opened.file.tally.stored for opened in complete if not opened.file.tally.failed]
+            unreachable = self._run.servers.confirm(set().union(*doubtful))
             self._last_confirmed = time.monotonic()
         for opened in complete:
             tally = opened.file.tally
