@@ -212,8 +212,8 @@ class MemcacheClient:
     ttl: seconds until a stored record expires, 0 for never
     on_state: called with the new state when the server stops or starts answering
 
-    `retried`, `restarts` and `evictions` count, over the client's life, the requests that were tried
-    again, the restarts of the server and the items that it evicted.
+    `state` tells whether the server answers. `retried`, `restarts` and `evictions` count, over the client's
+    life, the requests that were tried again, the restarts of the server and the items that it evicted.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class MemcacheClient:
         )
         self._expiry = _expiry(ttl)
         self._on_state = on_state or (lambda state, cause: None)
-        self._state: ServerState = "ok"
+        self.state: ServerState = "ok"
         self._lock = threading.RLock()
         self._connection: Connection | None = None
         self._abandoned: socket.socket | None = None
@@ -288,7 +288,7 @@ class MemcacheClient:
     def close(self) -> None:
         """Close the connection, with a last look at the evictions. The next request opens a new one."""
         with self._lock:
-            if self._connection is not None and self._state == "ok":
+            if self._connection is not None and self.state == "ok":
                 with contextlib.suppress(OSError, MemcacheError):
                     self._examine()
             if self._connection is not None:
@@ -322,8 +322,8 @@ class MemcacheClient:
         self.retried += 1
 
     def _set_state(self, state: ServerState, cause: str) -> None:
-        if state != self._state:
-            self._state = state
+        if state != self.state:
+            self.state = state
             self._on_state(state, cause)
 
     # -- connecting, and letting go

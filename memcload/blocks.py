@@ -34,7 +34,8 @@ class LogFile:
     """One input file, opened once. Close it, or use it as a context manager.
 
     Compressed files (gzip, bz2, xz, zst) are known by their content. `damage` says, once the blocks
-    have come to their end, what was wrong with the archive; `description` says it in words.
+    have come to their end, what was wrong with the archive; `description` says it in words. `bytes_read`
+    counts the bytes of the file, as it lies on disk, that were read so far.
 
     Raises OSError where the file can't be opened or read, or is no regular file. A symbolic link is
     not followed: it could lead anywhere.
@@ -44,6 +45,7 @@ class LogFile:
         self.path = path
         self.damage: Damage | None = None
         self.description = ""
+        self.bytes_read = 0
         # O_NONBLOCK: opening a pipe that matches the pattern must not wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         self._file = os.fdopen(descriptor, "rb")
@@ -68,10 +70,6 @@ class LogFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def bytes_read(self) -> int:
-        """Return how many bytes of the file, as it lies on disk, have been read so far."""
-        return 0 if self._file.closed else self._file.tell()
 
     def is_unchanged(self) -> bool:
         """Tell whether the path still names the file that was opened, as it was then."""
@@ -127,6 +125,7 @@ class LogFile:
                 if not chunk:
                     return
                 position += len(chunk)
+                self.bytes_read = self._file.tell()
                 yield chunk
         if self._format == "gz":
             yield from self._salvage(position, size)

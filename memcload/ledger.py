@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from memcload import inbox
 from memcload.blocks import LogFile
@@ -18,6 +18,7 @@ from memcload.rejects import Rejects
 from memcload.tally import BlockResult, Tally
 
 Status = Literal["done", "pending", "damaged", "dry", "error"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(eq=False)
@@ -57,13 +58,17 @@ class FileLoad:
 class Ledger:
     """Keeps the accounts of all files of a run and settles them, in the order of their names.
 
-    `files` are the settled ones. `has_trouble` tells that something went wrong that is no file's fault.
+    `files` are the settled ones, `records_seen` and `rejects_seen` also count those of files that are being
+    loaded. `has_trouble` tells that something went wrong that is no file's fault.
     """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._pending: str | None = None  # the first file of the run that stays pending
         self._open: deque[FileLoad] = deque()
+        self._bytes_settled = 0
+        self.records_seen = 0
+        self.rejects_seen = 0
         self.files: list[FileLoad] = []
         self.has_trouble = False
 
@@ -119,6 +124,8 @@ class Ledger:
                     self._note_trouble(file, "can't keep its rejected lines", error)
                     file.rejects.close()
                     file.rejects = None
+        self.records_seen += result.tally.records
+        self.rejects_seen += result.tally.rejected.total()
         file.lines += result.lines
         file.tally += result.tally
 
@@ -132,6 +139,7 @@ class Ledger:
         file.status = self._decide(file, hindrance)
         self._log_outcome(file)
         file.close()
+        self._bytes_settled += file.log.bytes_read if file.log else 0
         self.files.append(file)
         if file in self._open:
             self._open.remove(file)
@@ -240,6 +248,14 @@ class Ledger:
     def is_rate_too_high(self, file: FileLoad) -> bool:
         """Tell whether more of the file's records were rejected than is acceptable."""
         return file.tally.error_rate > self._options.max_error_rate
+
+    def bytes_read(self) -> int:
+        """Return how many compressed bytes of all files have been read so far."""
+        return self._bytes_settled + sum(file.log.bytes_read for file in list(self._open) if file.log)
+
+    def files_by_status(self) -> Counter[Status]:
+        """Count the settled files."""
+        return Counter(file.status for file in self.files)
 
     def totals(self) -> Tally:
         """Return the sum of all settled files."""

@@ -36,7 +36,11 @@ class _TolerantHandler(logging.Handler):
 
 
 class _ConsoleHandler(_TolerantHandler, logging.StreamHandler):  # type: ignore[type-arg]
-    pass
+    """Writes to standard error as it is at the moment: a progress display puts itself in between."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _FileHandler(_TolerantHandler, logging.handlers.WatchedFileHandler):

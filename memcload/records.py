@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 DEVICE_TYPES = ("idfa", "gaid", "adid", "dvid")
 MAX_KEY_LENGTH = 250  # bytes; the memcached protocol's own limit
@@ -19,6 +19,8 @@ MAX_APP_ID = (1 << 32) - 1  # the largest uint32
 
 Reason = Literal["line_too_long", "columns", "device_type", "key", "coordinates", "apps", "too_large"]
 """Why a line was rejected. The server alone says `too_large`, the parser the others."""
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _DEVICE_TYPES = {name.encode(): name for name in DEVICE_TYPES}
 _DEVICE_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % (MAX_KEY_LENGTH - len("idfa:")))

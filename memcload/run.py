@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FrameType
 
 from memcload import inbox
@@ -15,8 +16,10 @@ from memcload.encoder import EngineError
 from memcload.ledger import FileLoad, Ledger
 from memcload.log import LOG, log_failures, start_logging
 from memcload.options import Options
+from memcload.progress import show_progress
 from memcload.report import build_report, write_report
 from memcload.servers import Servers
+from memcload.summary import summarize
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -43,7 +46,8 @@ class Run:
         if self.stopped_by is not None:
             os._exit(128 + number)
         self.stopped_by = signal.Signals(number)
-        LOG.warning("%s: finishing the records in flight; once more to stop at once", self.stopped_by.name)
+        if self.options.progress:  # not through the log: the signal may have come in the middle of a line
+            os.write(2, b"\nFinishing the records in flight; once more to stop at once.\n")
 
     @property
     def hindrance(self) -> str | None:
@@ -95,22 +99,37 @@ def _run(options: Options, paths: list[str], load: Callable[[Run], None], starte
     if not paths:
         LOG.info("No file matches %s", options.pattern)
     try:
-        load(run)
+        with show_progress(paths, run.ledger, run.servers) if options.progress and paths else nullcontext():
+            load(run)
     finally:
         run.servers.close()
     for path in paths[len(run.ledger.files) :]:
         run.ledger.settle(FileLoad(path), run.hindrance)
-    exit_code = _exit_code(run)
-    if options.report is not None:
-        report = build_report(
-            run.ledger, run.servers, exit_code=exit_code, dry=options.dry, seconds=time.monotonic() - started
-        )
-        try:
-            write_report(report, options.report)
-        except OSError as error:
-            LOG.error("can't write the report %s: %s", options.report, error.strerror)
-            exit_code = exit_code or EXIT_FAILED
+    exit_code = _write_results(run, time.monotonic() - started)
     LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
+    return exit_code
+
+
+def _write_results(run: Run, seconds: float) -> int:
+    """Tell people and machines what became of everything; return the exit code."""
+    options, ledger, servers = run.options, run.ledger, run.servers
+    exit_code = _exit_code(run)
+    summarize(ledger, servers, seconds, as_table=options.progress)
+    try:
+        if options.metrics is not None:
+            from memcload.metrics import write_metrics  # needs a library that no one else needs
+
+            write_metrics(options.metrics, ledger, servers, exit_code=exit_code, seconds=seconds)
+    except OSError as error:
+        LOG.error("can't write the metrics %s: %s", options.metrics, error.strerror or error)
+        exit_code = exit_code or EXIT_FAILED
+    try:
+        if options.report is not None:
+            report = build_report(ledger, servers, exit_code=exit_code, dry=options.dry, seconds=seconds)
+            write_report(report, options.report)
+    except OSError as error:
+        LOG.error("can't write the report %s: %s", options.report, error.strerror or error)
+        exit_code = exit_code or EXIT_FAILED
     return exit_code
 
 

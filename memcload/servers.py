@@ -27,6 +27,10 @@ class Servers:
                 on_state=_Reporter(name, address),
             )
 
+    def states(self) -> dict[str, ServerState]:
+        """Return the state of each server."""
+        return {name: client.state for name, client in self.clients.items()}
+
     def restarts(self) -> dict[str, int]:
         """Return how often each server has been found restarted so far."""
         return {name: client.restarts for name, client in self.clients.items()}
