@@ -251,6 +251,7 @@ class MemcacheClient:
         self._lock = threading.RLock()
         self._connection: Connection | None = None
         self._abandoned: socket.socket | None = None
+        self._tells_stats = True
         self._speaks_meta = True
         self._identity: object = None  # of the server process that was last written to
         self._evictions_seen = 0
@@ -279,10 +280,11 @@ class MemcacheClient:
         """Ask the server who it is; return how often it has been found restarted so far.
 
         What was acknowledged before a restart is lost. A server that does not tell its `stats` is
-        taken as restarted whenever its connection breaks. Raises ServerUnavailable.
+        taken as restarted whenever its connection breaks. One that was given up before is asked only
+        once. Raises ServerUnavailable.
         """
         with self._lock:
-            self._retrying(self._examine)
+            self._retrying(self._examine, patient=self.state != "down")
             return self.restarts
 
     def close(self) -> None:
@@ -332,7 +334,7 @@ class MemcacheClient:
         if self._connection is None:
             self._await_release()
             self._connection = self._connect()
-            self._examine()
+            self._get_to_know(self._connection)
         if self._connection.sock is None:  # the server closed it at a command that it doesn't know
             self._connection.version()
         connected = self._connection.sock
@@ -355,6 +357,9 @@ class MemcacheClient:
             except OSError as error:
                 failure = error
                 continue
+            except MemcacheError:
+                connection.close()
+                raise
             sock = connection.sock
             if sock is not None and sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
                 # TCP lets a client meet itself on a free port of the range that clients get theirs from
@@ -364,18 +369,40 @@ class MemcacheClient:
             return connection
         raise failure
 
+    def _get_to_know(self, connection: Connection) -> None:
+        """Learn who answers a new connection, and whether it tells its stats and speaks meta commands."""
+        try:
+            self._tells_stats = self._read_stats(connection)
+        except (MemcacheUnknownCommandError, MemcacheUnexpectedCloseError):
+            self._tells_stats = False
+        if not self._tells_stats:
+            self._recognize(connection, 0)
+        try:
+            self._speaks_meta = self._request(END_OF_BATCH, lambda reply: reply.endswith(b"\n")) == b"MN\r\n"
+        except MemcacheUnexpectedCloseError:
+            self._speaks_meta = False
+            connection.close()
+
     def _examine(self) -> None:
-        """Learn which process answers, what it evicted, and whether it speaks meta commands."""
+        """Learn whether it is still the same process that answers, and what it evicted."""
         if self._connection is None:
-            self._connected()  # which examines
-            return
-        connection = self._connection
+            self._connected()  # which learns it
+        elif not self._tells_stats:
+            self._connection.version()  # or the connection has broken
+        elif not self._read_stats(self._connection):
+            raise _BadReply("stats that make no sense")
+
+    def _read_stats(self, connection: Connection) -> bool:
+        """Learn from its stats which process answers and what it evicted; return whether they tell."""
         try:
             stats = connection.stats()
-            identity: object = (stats[b"pid"], stats[b"time"] - stats[b"uptime"])
-            evictions = int(stats[b"evictions"])
-        except (MemcacheUnknownCommandError, MemcacheUnexpectedCloseError, KeyError, TypeError, ValueError):
-            identity, evictions = connection, self._evictions_seen
+            identity, evictions = (stats[b"pid"], stats[b"time"] - stats[b"uptime"]), int(stats[b"evictions"])
+        except (LookupError, TypeError, ValueError):
+            return False
+        self._recognize(identity, evictions)
+        return True
+
+    def _recognize(self, identity: object, evictions: int) -> None:
         if self._identity is None:
             self._evictions_seen = evictions  # what was evicted before is not of this run
         elif identity != self._identity:
@@ -384,11 +411,6 @@ class MemcacheClient:
         self._identity = identity
         self.evictions += max(0, evictions - self._evictions_seen)
         self._evictions_seen = evictions
-        try:
-            self._speaks_meta = self._request(END_OF_BATCH, lambda reply: reply.endswith(b"\n")) == b"MN\r\n"
-        except MemcacheUnexpectedCloseError:
-            self._speaks_meta = False
-            connection.close()
 
     def _abandon(self) -> None:
         """Give a broken connection up, but keep hold of it until the server has let go of it too.

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import queue
 import sys
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import NamedTuple
 
 from memc_client import Refusal
 from memcload import run
@@ -27,6 +23,7 @@ from memcload.lanes import Lanes
 from memcload.ledger import FileLoad
 from memcload.log import LOG
 from memcload.options import NORMAL_ERR_RATE, ParallelOptions, parse_options
+from memcload.pool import Block, WorkerPool
 from memcload.prototest import prototest, show_records
 from memcload.records import DEVICE_TYPES, AppsInstalled, parse_appsinstalled, records_of
 from memcload.tally import BlockResult, Reject
@@ -37,71 +34,18 @@ __all__ = ["NORMAL_ERR_RATE", "AppsInstalled", "main", "parse_appsinstalled", "p
 _CONFIRM_INTERVAL = 0.1  # seconds; files that are done within it are confirmed and renamed together
 
 
-class _Block(NamedTuple):
-    number: int  # counts the blocks of the run
-    file: int  # counts the files of the run
-    lines: bytes
+class BlockTask:
+    """What a worker does with a block: encode it, deliver it, account for it."""
 
-
-class WorkerPool:
-    """The bounded queue and the threads behind it. A context manager; leaving it ends the threads."""
-
-    def __init__(self, options: ParallelOptions, new_encoder: Callable[[], Encoder], lanes: Lanes) -> None:
+    def __init__(self, options: ParallelOptions, encoder: Encoder, lanes: Lanes) -> None:
         self._options = options
-        self._new_encoder = new_encoder
+        self._encoder = encoder
         self._lanes = lanes
         self._shows_records = options.dry and LOG.isEnabledFor(logging.DEBUG)
-        self._blocks: queue.Queue[_Block | None] = queue.Queue(options.queue_size)
-        self._results: queue.SimpleQueue[tuple[int, BlockResult | BaseException | None]] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
-            for number in range(options.workers)
-        ]
 
-    def __enter__(self) -> WorkerPool:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._lanes.abandon()
-            self._lanes.shut()
-        for _ in self._threads:
-            self._blocks.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def submit(self, block: _Block) -> None:
-        """Queue a block; waits while the queue is full."""
-        self._blocks.put(block)
-
-    def next_result(self) -> tuple[int, BlockResult | None]:
-        """Wait for any block to be finished; return its number and what became of it.
-
-        None stands for a block that was not delivered because the lanes were abandoned. Raises what a worker
-        raised.
-        """
-        number, result = self._results.get()
-        if isinstance(result, BaseException):
-            raise result
-        return number, result
-
-    def _work(self) -> None:
-        encoder = self._new_encoder()
-        while (block := self._blocks.get()) is not None:
-            result: BlockResult | BaseException | None
-            try:
-                result = self._load(encoder, block)
-            except BaseException as error:  # the main thread raises it again
-                result = error
-                self._lanes.shut()
-            self._results.put((block.number, result))
-
-    def _load(self, encoder: Encoder, block: _Block) -> BlockResult | None:
-        encoded = encoder.encode(block.lines)
+    def __call__(self, block: Block[_OpenFile]) -> BlockResult | None:
+        """Return what became of the block, None if the lanes were abandoned before all of it was delivered."""
+        encoded = self._encoder.encode(block.lines)
         for name in DEVICE_TYPES:
             if name not in self._options.only:
                 encoded.result.tally.skipped += encoded.batches.pop(name).count
@@ -110,7 +54,7 @@ class WorkerPool:
             if self._shows_records:
                 encoded.result.shown = show_records(block.lines, self._options.addresses)
             return encoded.result
-        outcomes = self._lanes.deliver(block.number, block.file, encoded.batches)
+        outcomes = self._lanes.deliver(block.number, block.tag.number, encoded.batches)
         if outcomes is None:
             return None
         for name, refusals in outcomes.items():
@@ -154,14 +98,17 @@ class ParallelLoader:
         self._run = task
         self._options = options
         self._lanes = Lanes(task.servers.clients, Throttle(options.max_rate))
-        self._pool = WorkerPool(options, choose_encoder(options), self._lanes)
+        new_encoder = choose_encoder(options)
+        self._pool: WorkerPool[_OpenFile, BlockResult | None] = WorkerPool(
+            options.workers,
+            options.queue_size,
+            lambda: BlockTask(options, new_encoder(), self._lanes),
+            on_failure=self._lanes.shut,
+        )
         self._waiting = deque(task.paths)
         self._open: deque[_OpenFile] = deque()  # in the order of their names
         self._attempts: Counter[str] = Counter()  # how often the load of a path was begun
-        self._out: dict[int, _OpenFile] = {}  # blocks that are not accounted for yet, in their order
-        self._results: dict[int, BlockResult | None] = {}  # of blocks that others have to come before
         self._files_begun = 0
-        self._blocks_submitted = 0
         self._last_confirmed = 0.0
 
     def load(self) -> None:
@@ -193,26 +140,19 @@ class ParallelLoader:
         opened.is_read = True
 
     def _submit(self, opened: _OpenFile, lines: bytes) -> None:
-        while len(self._out) >= self._options.queue_size + self._options.workers:
+        while self._pool.is_full:
             self._absorb_next()
         opened.blocks_out += 1
-        self._out[self._blocks_submitted] = opened
-        self._pool.submit(_Block(self._blocks_submitted, opened.number, lines))
-        self._blocks_submitted += 1
+        self._pool.submit(opened, lines)
 
     def _absorb_next(self) -> None:
-        """Wait until some block is finished, and account for those whose turn has come."""
-        number, result = self._pool.next_result()
-        self._results[number] = result
-        while self._out and (number := next(iter(self._out))) in self._results:
-            opened = self._out.pop(number)
-            opened.blocks_out -= 1
-            result = self._results.pop(number)
-            if result is not None:
-                self._run.ledger.absorb(opened.file, result)
+        opened, result = self._pool.take()
+        opened.blocks_out -= 1
+        if result is not None:
+            self._run.ledger.absorb(opened.file, result)
 
     def _drain(self) -> None:
-        while self._out:
+        while not self._pool.is_empty:
             self._absorb_next()
 
     def _settle_complete(self, *, is_last: bool = False) -> None:
