@@ -280,11 +280,10 @@ class MemcacheClient:
         """Ask the server who it is; return how often it has been found restarted so far.
 
         What was acknowledged before a restart is lost. A server that does not tell its `stats` is
-        taken as restarted whenever its connection breaks. One that was given up before is asked only
-        once. Raises ServerUnavailable.
+        taken as restarted whenever its connection breaks. Raises ServerUnavailable.
         """
         with self._lock:
-            self._retrying(self._examine, patient=self.state != "down")
+            self._retrying(self._examine)
             return self.restarts
 
     def close(self) -> None:
