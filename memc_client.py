@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
 _FAILURES = (OSError, MemcacheError)
-_MAX_REPLY = 1 << 20  # bytes; more than this in answer to one request makes no sense
+_MAX_REPLY = 1 << 28  # bytes; more than this in answer to one request makes no sense
 _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
 
 
@@ -120,6 +120,13 @@ class Refusal(NamedTuple):
     reply: str
 
 
+class Difference(NamedTuple):
+    """A record that the server does not hold as it should. `position` counts the records asked for from 0."""
+
+    position: int
+    kind: Literal["missing", "different"]
+
+
 class _BadReply(MemcacheError):
     """A reply that makes no sense: this connection can't be trusted any more."""
 
@@ -198,6 +205,8 @@ def _cause(error: BaseException) -> str:
         return "timed out"
     if isinstance(error, MemcacheUnexpectedCloseError):
         return "connection closed by the server"
+    if isinstance(error, MemcacheUnknownCommandError):  # pymemcache keeps the rest of the reply to itself
+        return "answers ERROR: too many connections, or no memcached"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
@@ -275,6 +284,14 @@ class MemcacheClient:
             return []
         with self._lock:
             return self._retrying(lambda: self._store_once(batch), patient=patient)
+
+    def compare(self, records: Sequence[tuple[bytes, bytes]]) -> list[Difference]:
+        """Ask for the keys of these records; return where the server does not hold the record's value.
+
+        Raises ServerUnavailable.
+        """
+        with self._lock:
+            return self._retrying(lambda: list(self._compare(records)))
 
     def confirm(self) -> int:
         """Ask the server who it is; return how often it has been found restarted so far.
@@ -484,6 +501,51 @@ class MemcacheClient:
                     refusals.append(_refusal(position, line))
                 position += 1
         return refusals
+
+
+    def _compare(self, records: Sequence[tuple[bytes, bytes]]) -> Iterator[Difference]:
+        self._connected()
+        command, value_line = (b"mg %b v\r\n", b"VA %d\r\n%b\r\n") if self._speaks_meta else (b"get %b\r\n", b"")
+        for start in range(0, len(records), _ANSWERED_BATCH):
+            piece = records[start : start + _ANSWERED_BATCH]
+            request = b"".join([command % key for key, _ in piece])
+            # What the whole reply is when every value is as it should be: nothing is then left to be taken apart.
+            expected = b"".join([value_line % (len(value), value) for _, value in piece]) if value_line else None
+            reply = self._request(request, lambda reply: reply == expected or _values(reply, len(piece)) is not None)
+            if reply == expected:
+                continue
+            for position, (held, (_, value)) in enumerate(zip(_values(reply, len(piece)) or (), piece, strict=True)):
+                if held != value:
+                    yield Difference(start + position, "missing" if held is None else "different")
+
+
+def _values(reply: bytes, count: int) -> list[bytes | None] | None:
+    """Return the values in a reply to so many `mg` or `get` commands, None for a miss; None if it is not whole.
+
+    Raises _BadReply.
+    """
+    values: list[bytes | None] = []
+    start = 0
+    while len(values) < count:
+        end = reply.find(b"\r\n", start)
+        if end < 0:
+            return None
+        words = reply[start:end].split(b" ")
+        start = end + 2
+        if words[0] in (b"EN", b"END"):
+            values.append(None)
+            continue
+        try:
+            length = int(words[{b"VA": 1, b"VALUE": 3}[words[0]]])
+        except (KeyError, IndexError, ValueError):
+            raise _BadReply(f"a reply that makes no sense: {reply[start:end][:40]!r}") from None
+        values.append(reply[start : start + length])
+        start += length + 2
+        if words[0] == b"VALUE":
+            start += len(b"END\r\n")
+        if start > len(reply):
+            return None
+    return values
 
 
 def _has_lines(count: int) -> Callable[[bytes], bool]:
