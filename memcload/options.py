@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from memc_client import parse_address
 from memcload import __version__
+from memcload.log import printable
 from memcload.records import DEVICE_TYPES
 
 NORMAL_ERR_RATE = 0.01
@@ -140,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with a command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (--help tells more)\n")
 
 
 class _Group:
