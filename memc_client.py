@@ -187,6 +187,11 @@ def parse_address(address: str) -> tuple[str, int] | str:
             ipaddress.IPv6Address(match[1])
         except ValueError as error:
             raise ValueError(f"{address!r}: {error}") from None
+    else:
+        try:
+            match[2].encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{address!r}: {match[2]!r} can't be the name of a host") from None
     return match[1] or match[2], int(match[3])
 
 
