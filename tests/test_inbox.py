@@ -19,6 +19,7 @@ from memcload.inbox import (
     find_logs,
     free_name,
     hold_directories,
+    is_done,
     is_writable,
     set_aside,
     written_whole,
@@ -100,6 +101,29 @@ def test_question_marks_and_brackets_are_of_the_shell() -> None:
 @pytest.mark.parametrize("pattern", ["*.gz", "missing/*.gz", "missing.gz", ""])
 def test_nothing_is_found_where_nothing_matches(pattern: str) -> None:
     assert find_logs(pattern) == []
+
+
+def test_done_files_are_found_when_asked_for_in_the_order_in_which_they_were_loaded() -> None:
+    touch("b.gz", ".b.gz", ".b.gz.1", ".b.gz.2", ".b.gz.10", ".a.gz", "c.gz", ".c.txt", ".c.txt.1")
+    paths = ["./.a.gz", "./.b.gz", "./.b.gz.1", "./.b.gz.2", "./.b.gz.10", "./b.gz", "./c.gz"]
+    assert find_logs("./*.gz", with_done=True) == paths
+    assert [is_done(path) for path in paths] == [True, True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("pattern", ["*", "*.gz", "a*"])
+def test_what_else_starts_with_a_dot_is_no_done_file(pattern: str) -> None:
+    touch(*(f".a.gz{suffix}" for suffix in (".damaged", ".damaged.1", ".rejects.tsv", ".rejects.tsv.2", ".xyz.part")))
+    os.mkdir(".a.gz")
+    assert find_logs(pattern, with_done=True) == []
+
+
+@pytest.mark.parametrize("name", ["a b.gz", "line\nfeed.gz", "\udcff.gz", "20170929.1.gz"])
+def test_a_done_file_is_found_by_the_name_that_it_had(name: str) -> None:
+    touch(name)
+    for _ in range(2):
+        done = dot_rename(name)
+        assert find_logs("*.gz", with_done=True)[-1] == done
+        touch(name)
 
 
 # --- holding ------------------------------------------------------------------------------------

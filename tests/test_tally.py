@@ -16,9 +16,7 @@ from memcload.tally import BlockResult, Reject, Tally
 COUNTS = st.integers(0, 10**12)
 BY_TYPE = st.dictionaries(st.sampled_from(DEVICE_TYPES), COUNTS)
 BY_REASON: st.SearchStrategy[dict[Reason, int]] = st.dictionaries(st.sampled_from(get_args(Reason)), COUNTS)
-TALLIES = st.builds(
-    Tally, BY_TYPE.map(Counter), BY_TYPE.map(Counter), BY_REASON.map(Counter), st.integers(0), st.integers(0)
-)
+TALLIES = st.builds(Tally, BY_TYPE.map(Counter), BY_TYPE.map(Counter), BY_REASON.map(Counter), COUNTS, COUNTS, COUNTS)
 
 
 def test_an_empty_tally_has_no_records_and_no_errors() -> None:
@@ -47,6 +45,7 @@ def test_tallies_add_up(tallies: list[Tally]) -> None:
     assert total.records == total.stored.total() + total.rejected.total() + total.failed.total()
     assert total.partial == sum(tally.partial for tally in tallies)
     assert total.blank == sum(tally.blank for tally in tallies)
+    assert total.skipped == sum(tally.skipped for tally in tallies)
     for name in DEVICE_TYPES:
         assert total.stored[name] == sum(tally.stored[name] for tally in tallies)
         assert total.failed[name] == sum(tally.failed[name] for tally in tallies)
