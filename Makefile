@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 export PYTHON
 
-.PHONY: help demo test proto data clean prepare prepare-demo
+.PHONY: help demo test bench proto data clean prepare prepare-demo
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: prepare ## check style and types, run the tests against real memcached ser
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) -m pytest
 
+bench: prepare ## measure the loader side by side with what it is made of (about 10 minutes)
+	$(VENV_PYTHON) -m benchmarks
+
 proto: prepare ## generate appsinstalled_pb2.py from appsinstalled.proto
 	$(VENV_PYTHON) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. appsinstalled.proto
 
@@ -26,7 +29,7 @@ data: ## make the small logs in data/appsinstalled again
 		--malformed 0.008 --repeat-keys 0.05
 
 clean: ## remove the virtual environment and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info benchmarks/.data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 prepare:
