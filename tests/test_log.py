@@ -187,10 +187,11 @@ def test_complaints_of_one_kind_are_cut_to_the_first_few_and_a_count(path: Path)
 
 def test_a_few_complaints_need_no_count(path: Path) -> None:
     complaints = Complaints()
-    complaints.add("rejected for apps", "line 1")
-    complaints.add("rejected for key", "line 2")
+    for number in range(3):
+        complaints.add("rejected for apps", f"line {number}")
+        complaints.add("rejected for key", f"line {number}")
     complaints.summarize()
-    assert [line[22:] for line in lines(path)] == ["W line 1", "W line 2"]
+    assert [line[22:] for line in lines(path)] == [f"W line {number}" for number in (0, 0, 1, 1, 2, 2)]
 
 
 def test_many_complaints_of_one_kind_hide_none_of_another(path: Path) -> None:

@@ -218,7 +218,7 @@ def test_app_ids_are_kept_in_their_order_with_repeats(content: bytes, apps: list
     [
         *b"-1 +1 1.0 1e3 0x1f 1_0 com.example 1;2 1\x00 \x001 1\xa0 \x851".split(),
         *b"4294967296 04294967296 99999999999 18446744073709551617".split(),
-        *[b"", b" ", b"1 2", b"\x1c1", b"9" * 5000],
+        *[b"", b" ", b"1 2", b"\x1c1", b"\xb2", b"1\xb2", b"9" * 5000],
         *[text.encode() for text in ("\N{ARABIC-INDIC DIGIT ONE}", "²", "\u20031")],
     ],
 )
