@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
 _FAILURES = (OSError, MemcacheError)
-_MAX_REPLY = 1 << 28  # bytes; more than this in answer to one request makes no sense
+_MAX_REPLY = 1 << 26  # bytes; more than this in answer to one request makes no sense
 _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
 
 
@@ -84,6 +84,33 @@ def cut_batch(batch: Batch, size: int) -> Iterator[Batch]:
     extents = _extents(commands, batch.count)
     while piece := list(itertools.islice(extents, size)):
         yield Batch(len(piece), commands[piece[0][0] : piece[-1][2]] + END_OF_BATCH)
+
+
+INQUIRY_SIZE = 512  # records; the requests for so many fit any socket's buffer while their replies come in
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A question for the values of `count` records: the requests, and the replies if all is as it should be."""
+
+    count: int
+    requests: bytes
+    replies: bytes
+
+    def asked_keys(self) -> list[bytes]:
+        """Return the keys that are asked for, in order."""
+        return [line[len(b"mg ") : -len(b" v")] for line in self.requests.split(b"\r\n")[:-1]]
+
+
+def inquire(records: Iterable[tuple[bytes, bytes]]) -> Iterator[Inquiry]:
+    """Yield the questions for the values of these records, by their keys."""
+    remaining = iter(records)
+    while piece := list(itertools.islice(remaining, INQUIRY_SIZE)):
+        yield Inquiry(
+            len(piece),
+            b"".join([b"mg %b v\r\n" % key for key, _ in piece]),
+            b"".join([b"VA %d\r\n%b\r\n" % (len(value), value) for _, value in piece]),
+        )
 
 
 def _extents(commands: bytes, count: int) -> Iterator[tuple[int, int, int]]:
@@ -290,13 +317,13 @@ class MemcacheClient:
         with self._lock:
             return self._retrying(lambda: self._store_once(batch), patient=patient)
 
-    def compare(self, records: Sequence[tuple[bytes, bytes]]) -> list[Difference]:
-        """Ask for the keys of these records; return where the server does not hold the record's value.
+    def compare(self, inquiry: Inquiry) -> list[Difference]:
+        """Ask for the values of records; return where the server does not hold the record's value.
 
         Raises ServerUnavailable.
         """
         with self._lock:
-            return self._retrying(lambda: list(self._compare(records)))
+            return self._retrying(lambda: self._compare(inquiry))
 
     def confirm(self) -> int:
         """Ask the server who it is; return how often it has been found restarted so far.
@@ -507,21 +534,25 @@ class MemcacheClient:
                 position += 1
         return refusals
 
+    def _compare(self, inquiry: Inquiry) -> list[Difference]:
+        def is_whole(reply: bytes) -> bool:
+            if inquiry.replies.startswith(reply):
+                return len(reply) == len(inquiry.replies)
+            return _values(reply, inquiry.count) is not None
 
-    def _compare(self, records: Sequence[tuple[bytes, bytes]]) -> Iterator[Difference]:
         self._connected()
-        command, value_line = (b"mg %b v\r\n", b"VA %d\r\n%b\r\n") if self._speaks_meta else (b"get %b\r\n", b"")
-        for start in range(0, len(records), _ANSWERED_BATCH):
-            piece = records[start : start + _ANSWERED_BATCH]
-            request = b"".join([command % key for key, _ in piece])
-            # What the whole reply is when every value is as it should be: nothing is then left to be taken apart.
-            expected = b"".join([value_line % (len(value), value) for _, value in piece]) if value_line else None
-            reply = self._request(request, lambda reply: reply == expected or _values(reply, len(piece)) is not None)
-            if reply == expected:
-                continue
-            for position, (held, (_, value)) in enumerate(zip(_values(reply, len(piece)) or (), piece, strict=True)):
-                if held != value:
-                    yield Difference(start + position, "missing" if held is None else "different")
+        requests = inquiry.requests
+        if not self._speaks_meta:
+            requests = b"".join([b"get %b\r\n" % key for key in inquiry.asked_keys()])
+        reply = self._request(requests, is_whole)
+        if reply == inquiry.replies:  # which is nearly always so: then nothing has to be taken apart
+            return []
+        pairs = zip(_values(reply, inquiry.count) or (), _values(inquiry.replies, inquiry.count) or (), strict=True)
+        return [
+            Difference(position, "missing" if held is None else "different")
+            for position, (held, wanted) in enumerate(pairs)
+            if held != wanted
+        ]
 
 
 def _values(reply: bytes, count: int) -> list[bytes | None] | None:

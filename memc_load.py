@@ -46,7 +46,7 @@ class ReferenceLoader:
     def load(self) -> None:
         """Load and settle the files, in order, until the run is stopped."""
         for path in self._run.paths:
-            if self._run.stopped_by:
+            if self._run.is_stopped:
                 return
             self._load_file(path)
 
@@ -57,7 +57,7 @@ class ReferenceLoader:
         self._down.clear()
         for block in file.blocks(_READ_SIZE):
             ledger.absorb(file, self._load_block(block))
-            if self._run.stopped_by:
+            if self._run.is_stopped:
                 break
         ledger.settle(file, self._run.hindrance or self._doubt(file.tally, restarts))
 

@@ -114,13 +114,13 @@ class ParallelLoader:
     def load(self) -> None:
         """Load and settle the files, in order, until the run is stopped."""
         with self._pool:
-            while (self._waiting or self._open) and not self._run.stopped_by:
+            while (self._waiting or self._open) and not self._run.is_stopped:
                 if self._waiting:
                     self._read(self._waiting.popleft())
                 else:
                     self._drain()
                     self._settle_complete(is_last=True)
-            if self._run.stopped_by:
+            if self._run.is_stopped:
                 self._lanes.abandon()
                 self._drain()
         while self._open:
@@ -135,7 +135,7 @@ class ParallelLoader:
         for lines in opened.file.blocks(self._options.block_size):
             self._submit(opened, lines)
             self._settle_complete()
-            if opened not in self._open or self._run.stopped_by:
+            if opened not in self._open or self._run.is_stopped:
                 return
         opened.is_read = True
 
@@ -198,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.test:
         prototest()
         return run.EXIT_OK
+    if options.verify:
+        return run.verify(options)
     return run.main(options, lambda task: ParallelLoader(task, options).load())
 
 

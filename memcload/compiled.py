@@ -11,12 +11,13 @@ passes a `\n`, and _capacity() is the most that the lines of a block can grow to
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from memc_client import END_OF_BATCH, Batch, meta_set_flags, meta_set_prefix
+from memc_client import END_OF_BATCH, INQUIRY_SIZE, Batch, Inquiry, meta_set_flags, meta_set_prefix
 from memcload.encoder import EncodedBlock, encode_line
 from memcload.records import DEVICE_TYPES, MAX_KEY_LENGTH
 from memcload.tally import BlockResult
@@ -225,6 +226,55 @@ def _encode_common(
     return position
 
 
+@njit(nogil=True, cache=True)
+def _inquire(commands: Bytes, position: int, count: int, requests: Bytes, replies: Bytes) -> tuple[int, int, int]:
+    """Make the requests for the keys of so many commands from `position` on, and the replies to expect.
+
+    Returns where the next command begins, and the lengths of the requests and of the replies.
+    """
+    p, q, r = position, 0, 0
+    for _ in range(count):
+        # ms KEY LENGTH q\r\n -> mg KEY v\r\n, VA LENGTH\r\n
+        p += 3
+        requests[q] = ord("m")
+        requests[q + 1] = ord("g")
+        requests[q + 2] = ord(" ")
+        q += 3
+        while commands[p] != ord(" "):
+            requests[q] = commands[p]
+            p += 1
+            q += 1
+        requests[q] = ord(" ")
+        requests[q + 1] = ord("v")
+        requests[q + 2] = ord("\r")
+        requests[q + 3] = ord("\n")
+        q += 4
+        p += 1
+        replies[r] = ord("V")
+        replies[r + 1] = ord("A")
+        replies[r + 2] = ord(" ")
+        r += 3
+        while commands[p] == ord("0"):
+            p += 1
+        length = 0
+        while commands[p] != ord(" "):
+            length = length * 10 + commands[p] - ord("0")
+            replies[r] = commands[p]
+            p += 1
+            r += 1
+        while commands[p] != ord("\n"):
+            p += 1
+        p += 1
+        replies[r] = ord("\r")
+        replies[r + 1] = ord("\n")
+        r += 2
+        for _ in range(length + 2):
+            replies[r] = commands[p]
+            p += 1
+            r += 1
+    return p, q, r
+
+
 class CompiledEncoder:
     """Encodes blocks with the kernel, into buffers that it keeps."""
 
@@ -267,6 +317,17 @@ class CompiledEncoder:
         return EncodedBlock(
             {name: self._batch(lane, counts[lane], lengths[lane]) for lane, name in enumerate(DEVICE_TYPES)}, result
         )
+
+    def inquire(self, batch: Batch) -> Iterator[Inquiry]:
+        """Yield the questions whether a server holds the records of a batch."""
+        commands = np.frombuffer(batch.commands, np.uint8)
+        requests = np.empty(INQUIRY_SIZE * (MAX_KEY_LENGTH + 8), np.uint8)
+        replies = np.empty(len(commands), np.uint8)
+        position = 0
+        for start in range(0, batch.count, INQUIRY_SIZE):
+            count = min(INQUIRY_SIZE, batch.count - start)
+            position, asked, answered = _inquire(commands, position, count, requests, replies)
+            yield Inquiry(count, requests[:asked].tobytes(), replies[:answered].tobytes())
 
     def _batch(self, lane: int, count: np.int64, length: np.int64) -> Batch:
         end = int(length) + len(END_OF_BATCH)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from memc_client import END_OF_BATCH, Batch, meta_set, meta_set_flags
+from memc_client import END_OF_BATCH, Batch, Inquiry, inquire, meta_set, meta_set_flags, split_batch
 from memcload.log import LOG
 from memcload.options import ParallelOptions
 from memcload.records import (
@@ -40,6 +40,10 @@ class Encoder(Protocol):
 
     def encode(self, block: bytes) -> EncodedBlock:
         """Encode a block of whole lines. The batches are valid until the next call."""
+        ...
+
+    def inquire(self, batch: Batch) -> Iterator[Inquiry]:
+        """Yield the questions whether a server holds the records of a batch."""
         ...
 
 
@@ -78,6 +82,10 @@ class PythonEncoder:
                 commands[encoded[0]].append(encoded[1])
         batches = {name: Batch(len(sets), b"".join(sets) + END_OF_BATCH) for name, sets in commands.items()}
         return EncodedBlock(batches, result)
+
+    def inquire(self, batch: Batch) -> Iterator[Inquiry]:
+        """Yield the questions whether a server holds the records of a batch."""
+        return inquire(split_batch(batch))
 
 
 def choose_encoder(options: ParallelOptions) -> Callable[[], Encoder]:

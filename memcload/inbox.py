@@ -21,34 +21,40 @@ class DirectoryHeld(Exception):
     """Another run holds the directory; the message says which."""
 
 
-def find_logs(pattern: str, *, with_done: bool = False) -> list[str]:
+def find_logs(pattern: str, *, with_done: bool = False, with_named: bool = False) -> list[str]:
     """Return the paths that match a shell glob (`**` allowed), sorted by name.
 
     Directories do not count, nor do names that start with a dot: those are done. with_done: return the
-    done files too, as if they still had their names: `.NAME`, `.NAME.1`, …, `NAME`.
+    done files too, as if they still had their names: `.NAME`, `.NAME.1`, …, `NAME`. with_named: return
+    those done files that the pattern itself names, dot and all.
     """
-    found = {path: (path, math.inf) for path in _glob(pattern) if not os.path.basename(path).startswith(".")}
+    directory, name_pattern = os.path.split(pattern)
+    found = {}
+    for path in _glob(pattern):
+        if not is_done(path):
+            found[path] = (path, math.inf)
+        elif (with_named or with_done) and (original := _original(path)):
+            found[path] = original
     if with_done:
-        directory, name_pattern = os.path.split(pattern)
         for path in _glob(os.path.join(directory, ".*")):
-            parent, name = os.path.split(path)
-            match = _DONE.fullmatch(name)
-            if (
-                match
-                and not match["name"].endswith(_OTHER_DOT_FILES)
-                and fnmatch.fnmatchcase(match["name"], name_pattern)
-            ):
-                found[path] = (os.path.join(parent, match["name"]), int(match["number"] or 0))
+            original = _original(path)
+            if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
+                found[path] = original
     return sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
+
+
+def _original(path: str) -> tuple[str, float] | None:
+    """Return the path that a done file had, and its number; None if the file is none that was loaded."""
+    directory, name = os.path.split(path)
+    match = re.fullmatch(r"\.(.+?)(?:\.([0-9]+))?", name, re.DOTALL)
+    if not match or match[1].endswith((".damaged", ".rejects.tsv", ".part")):
+        return None
+    return os.path.join(directory, match[1]), int(match[2] or 0)
 
 
 def is_done(path: str) -> bool:
     """Tell whether a file was renamed because it was done."""
     return os.path.basename(path).startswith(".")
-
-
-_DONE = re.compile(r"\.(?P<name>.+?)(?:\.(?P<number>[0-9]+))?", re.DOTALL)
-_OTHER_DOT_FILES = (".damaged", ".rejects.tsv", ".part")
 
 
 def _glob(pattern: str) -> list[str]:

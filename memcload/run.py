@@ -15,16 +15,34 @@ from memcload import inbox
 from memcload.encoder import EngineError
 from memcload.ledger import FileLoad, Ledger
 from memcload.log import LOG, log_failures, start_logging
-from memcload.options import Options
+from memcload.options import Options, ParallelOptions
 from memcload.progress import show_progress
 from memcload.report import build_report, write_report
 from memcload.servers import Servers
 from memcload.summary import summarize
+from memcload.verify import Verifier
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_HELD = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Interruption:
+    """What SIGINT and SIGTERM ask for: the first to stop in good order, the second to stop at once."""
+
+    def __init__(self, *, tells_terminal: bool) -> None:
+        self._tells_terminal = tells_terminal
+        self.signal: signal.Signals | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = signal.Signals(number)
+        if self._tells_terminal:  # not through the log: the signal may have come in the middle of a line
+            os.write(2, b"\nFinishing the records in flight; once more to stop at once.\n")
 
 
 class Run:
@@ -35,24 +53,18 @@ class Run:
         self.paths = paths
         self.ledger = Ledger(options)
         self.servers = Servers(options)
-        self.stopped_by: signal.Signals | None = None
+        self.interruption = Interruption(tells_terminal=options.progress)
 
-    def catch_signals(self) -> None:
-        """Stop in good order at the first SIGINT or SIGTERM, and at once at the second."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped_by is not None:
-            os._exit(128 + number)
-        self.stopped_by = signal.Signals(number)
-        if self.options.progress:  # not through the log: the signal may have come in the middle of a line
-            os.write(2, b"\nFinishing the records in flight; once more to stop at once.\n")
+    @property
+    def is_stopped(self) -> bool:
+        """Tell whether no more records are to be sent."""
+        return self.interruption.signal is not None
 
     @property
     def hindrance(self) -> str | None:
         """Why no file can be called done any more, or None."""
-        return f"the run was stopped by {self.stopped_by.name}" if self.stopped_by else None
+        stopped_by = self.interruption.signal
+        return f"the run was stopped by {stopped_by.name}" if stopped_by else None
 
 
 def main(options: Options, load: Callable[[Run], None]) -> int:
@@ -61,6 +73,41 @@ def main(options: Options, load: Callable[[Run], None]) -> int:
     load: loads and settles files of a run, in order, until all are or until the run was stopped
     """
     started = time.monotonic()
+
+    def find_and_load() -> int:
+        if options.dry:  # reads only, so another run may be at work
+            return _run(options, _find(options), load, started)
+        with inbox.hold_directories(_find(options)) as held:
+            # looked for again: the run that held the directories until now has renamed what it did
+            paths = [path for path in _find(options) if os.path.dirname(path) in held]
+            return _run(options, paths, load, started)
+
+    return _guard(options, find_and_load)
+
+
+def verify(options: ParallelOptions) -> int:
+    """Compare files with what the servers hold; return the exit code."""
+
+    def find_and_verify() -> int:
+        paths = inbox.find_logs(options.pattern, with_done=options.again, with_named=True)
+        if not paths:
+            LOG.info("No file matches %s", options.pattern)
+        servers = Servers(options)
+        interruption = Interruption(tells_terminal=options.progress)
+        verifier = Verifier(options, servers)
+        try:
+            verifier.verify(paths, lambda: interruption.signal is not None)
+        finally:
+            servers.close()
+        if interruption.signal is not None:
+            return 128 + interruption.signal
+        return EXIT_OK if verifier.is_clean and not log_failures() else EXIT_FAILED
+
+    return _guard(options, find_and_verify)
+
+
+def _guard(options: Options, body: Callable[[], int]) -> int:
+    """Start the log, run the body and return its exit code; what goes wrong is logged in one line."""
     try:
         start_logging(options.log, options.log_level)
     except OSError as error:
@@ -68,12 +115,7 @@ def main(options: Options, load: Callable[[Run], None]) -> int:
         return EXIT_USAGE
     LOG.info("Memc loader started with options: %s", options.shown())
     try:
-        if options.dry:  # reads only, so another run may be at work
-            return _run(options, _find(options), load, started)
-        with inbox.hold_directories(_find(options)) as held:
-            # looked for again: the run that held the directories until now has renamed what it did
-            paths = [path for path in _find(options) if os.path.dirname(path) in held]
-            return _run(options, paths, load, started)
+        return body()
     except inbox.DirectoryHeld as error:
         LOG.error("%s", error)
         return EXIT_HELD
@@ -95,7 +137,6 @@ def _find(options: Options) -> list[str]:
 
 def _run(options: Options, paths: list[str], load: Callable[[Run], None], started: float) -> int:
     run = Run(options, paths)
-    run.catch_signals()
     if not paths:
         LOG.info("No file matches %s", options.pattern)
     try:
@@ -134,6 +175,6 @@ def _write_results(run: Run, seconds: float) -> int:
 
 
 def _exit_code(run: Run) -> int:
-    if run.stopped_by is not None:
-        return 128 + run.stopped_by
+    if run.interruption.signal is not None:
+        return 128 + run.interruption.signal
     return EXIT_OK if run.ledger.is_clean() and not log_failures() else EXIT_FAILED
