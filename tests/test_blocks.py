@@ -126,10 +126,10 @@ def test_it_is_known_how_much_of_the_file_has_been_read(file: Path, name: str) -
     with LogFile(str(file)) as log:
         blocks = log.blocks(1000)
         next(blocks)
-        assert 0 < log.bytes_read() <= len(content)
+        assert 0 < log.bytes_read <= len(content)
         for _ in blocks:
             pass
-        assert log.bytes_read() == len(content)
+        assert log.bytes_read == len(content)
 
 
 # --- damaged gzip -------------------------------------------------------------------------------
@@ -398,4 +398,4 @@ def test_a_file_that_became_a_link_to_itself_is_changed(log: LogFile) -> None:
 
 def test_a_closed_file_has_nothing_more_to_tell(log: LogFile) -> None:
     log.close()
-    assert log.bytes_read() == 0
+    assert log.bytes_read == 0
