@@ -40,7 +40,12 @@ def find_logs(pattern: str, *, with_done: bool = False, with_named: bool = False
             original = _original(path)
             if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
                 found[path] = original
-    return sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
+    paths = sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
+    once: dict[tuple[str, str], str] = {}  # a directory can be reached by several names
+    for path in paths:
+        directory, name = os.path.split(path)
+        once.setdefault((os.path.realpath(directory), name), path)
+    return list(once.values())
 
 
 def _original(path: str) -> tuple[str, float] | None:
