@@ -144,12 +144,11 @@ def serialize(record: AppsInstalled) -> bytes:
 
 
 def records_of(lines: bytes, dev_type: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the index and the text of every line that is a record of this device type."""
+    """Yield the index and the line, as it was, of every record of this device type."""
     for index, line in enumerate(lines.split(b"\n")):
         if line.startswith(dev_type.encode()):
-            text = line.removesuffix(b"\r")
             try:
-                parse_appsinstalled(text)
+                parse_appsinstalled(strip_line_ending(line))
             except InvalidLine:
                 continue
-            yield index, text
+            yield index, line

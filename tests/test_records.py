@@ -458,6 +458,10 @@ def test_what_is_stored_reads_back_as_what_the_line_says(line: bytes) -> None:
 def test_the_records_of_a_device_type_are_found_in_a_block(lines: list[bytes]) -> None:
     block = b"".join(line + b"\n" for line in lines)
     for name in DEVICE_TYPES:
-        texts = [(index, strip_line_ending(line)) for index, line in enumerate(lines)]
-        expected = [index for index, text in texts if not reason(text) and text.startswith(name.encode())]
-        assert [index for index, _ in records_of(block, name)] == expected
+        texts = [(index, strip_line_ending(line + b"\n")) for index, line in enumerate(lines)]
+        found = [index for index, text in texts if not reason(text) and text.startswith(name.encode())]
+        assert list(records_of(block, name)) == [(index, lines[index]) for index in found]
+
+
+def test_a_record_that_is_found_again_is_the_line_as_it_was() -> None:
+    assert list(records_of(b"x\n" + GOOD + b"\r\n" + GOOD + b"\n", "idfa")) == [(1, GOOD + b"\r"), (2, GOOD)]
