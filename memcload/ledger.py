@@ -159,6 +159,7 @@ class Ledger:
         log = file.log
         assert log is not None
         if self._options.dry:
+            self._save_rejects(file, log)
             if log.damage:
                 LOG.error("%s is %s: %s", file.path, log.damage, log.description)
                 return "damaged"
