@@ -248,7 +248,7 @@ def test_records_expire_after_their_ttl(tmp_path: Path, servers: Servers, loader
     load_quickly(loader, tmp_path / "*", servers, "--ttl", str(ttl))
     items = contents(servers)
     assert {key: item.value for key, item in items.items()} == {k: i.value for k, i in expected(log).items.items()}
-    assert all(ttl - 60 < item.expires_in <= ttl for item in items.values())
+    assert all(abs(item.expires_in - ttl) < 60 for item in items.values())  # memcached's clock may lag a little
 
 
 @both_loaders
