@@ -12,6 +12,7 @@ import contextlib
 import errno
 import ipaddress
 import itertools
+import math
 import re
 import socket
 import threading
@@ -168,25 +169,29 @@ class _BoundedSocket(socket.socket):
     """
 
     _limit: float | None = None
-    _deadline: float | None = None
+    _deadline = math.inf
     _received = 0
+    _is_shortened = False  # the timeout, to what remained of it
 
     def settimeout(self, value: float | None, /) -> None:
         self._limit = value
         super().settimeout(value)
 
     def sendall(self, data: Buffer, flags: int = 0, /) -> None:  # type: ignore[override]
-        super().settimeout(self._limit)
+        if self._is_shortened:
+            super().settimeout(self._limit)
+            self._is_shortened = False
         super().sendall(data, flags)
-        self._deadline = None if self._limit is None else time.monotonic() + self._limit
+        self._deadline = math.inf if self._limit is None else time.monotonic() + self._limit
         self._received = 0
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        if self._deadline is not None:
+        if self._received and self._deadline < math.inf:
             remaining = self._deadline - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError("timed out")
             super().settimeout(remaining)
+            self._is_shortened = True
         data = super().recv(bufsize, flags)
         self._received += len(data)
         if self._received > _MAX_REPLY:
@@ -274,17 +279,12 @@ class MemcacheClient:
         self.evictions = 0
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._patient, self._impatient = (
-            tenacity.Retrying(
-                stop=tenacity.stop_after_attempt(attempts),
-                wait=tenacity.wait_exponential_jitter(
-                    multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE
-                ),
-                retry=tenacity.retry_if_exception_type(_FAILURES),
-                before_sleep=self._count_retry,
-                reraise=True,
-            )
-            for attempts in (1 + retries, 1)
+        self._retry = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(1 + retries),
+            wait=tenacity.wait_exponential_jitter(multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE),
+            retry=tenacity.retry_if_exception_type(_FAILURES),
+            before_sleep=self._count_retry,
+            reraise=True,
         )
         self._expiry = _expiry(ttl)
         self._on_state = on_state or (lambda state, cause: None)
@@ -358,8 +358,20 @@ class MemcacheClient:
                 self._abandon()
                 raise
 
+        def attempt_again() -> _Result:
+            if failures:
+                raise failures.pop()
+            return attempt()
+
+        failures: list[Exception] = []
         try:
-            result = (self._patient if patient else self._impatient)(attempt)
+            try:
+                result = attempt()
+            except _FAILURES as error:
+                if not patient:
+                    raise
+                failures.append(error)  # which is what the machinery of retries sees of the first attempt
+                result = self._retry(attempt_again)
         except _FAILURES as error:
             self._set_state("down", _cause(error))
             raise ServerUnavailable(self.address, _cause(error)) from error

@@ -41,10 +41,11 @@ def find_logs(pattern: str, *, with_done: bool = False, with_named: bool = False
             if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
                 found[path] = original
     paths = sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
-    once: dict[tuple[str, str], str] = {}  # a directory can be reached by several names
+    # A directory can be reached by several names.
+    real = {directory: os.path.realpath(directory) for directory in {os.path.dirname(path) for path in paths}}
+    once: dict[tuple[str, str], str] = {}
     for path in paths:
-        directory, name = os.path.split(path)
-        once.setdefault((os.path.realpath(directory), name), path)
+        once.setdefault((real[os.path.dirname(path)], os.path.basename(path)), path)
     return list(once.values())
 
 

@@ -66,6 +66,7 @@ class Ledger:
         self._options = options
         self._pending: str | None = None  # the first file of the run that stays pending
         self._open: deque[FileLoad] = deque()
+        self._writable: dict[str, bool] = {}  # by directory
         self._bytes_settled = 0
         self.records_seen = 0
         self.rejects_seen = 0
@@ -78,14 +79,14 @@ class Ledger:
         self._open.append(file)
         self._announce()
         try:
-            if not self._options.dry and not inbox.is_writable(os.path.dirname(path)):
+            if not self._options.dry and not self._is_writable(os.path.dirname(path)):
                 raise PermissionError(None, "its directory can't be written, so it could not be renamed", path)
             file.log = LogFile(path)
         except OSError as error:
             file.error = error
         else:
             if self._options.rejects is not None or not self._options.dry:
-                self._keep_rejects(file)
+                file.rejects = Rejects(path, self._options.rejects)
         return file
 
     def forget(self, file: FileLoad) -> None:
@@ -99,11 +100,10 @@ class Ledger:
             self._open[0].is_announced = True
             LOG.info("Processing %s", self._open[0].path)
 
-    def _keep_rejects(self, file: FileLoad) -> None:
-        try:
-            file.rejects = Rejects(file.path, self._options.rejects)
-        except OSError as error:
-            self._note_trouble(file, "can't keep its rejected lines", error)
+    def _is_writable(self, directory: str) -> bool:
+        if directory not in self._writable:
+            self._writable[directory] = inbox.is_writable(directory)
+        return self._writable[directory]
 
     def absorb(self, file: FileLoad, result: BlockResult) -> None:
         """Account for the next block of a file. The blocks of a file come in their order."""

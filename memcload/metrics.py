@@ -31,15 +31,16 @@ def write_metrics(path: str, ledger: Ledger, servers: Servers, *, exit_code: int
 
     now = time.time()
     gauge("memc_load_last_run_timestamp_seconds", "When the last run ended.", now)
-    success = now if exit_code == 0 else _last_success(path)
+    by_status = ledger.files_by_status()
+    is_success = exit_code == 0 and not by_status["dry"]
+    success = now if is_success else _last_success(path)
     if success is not None:
-        gauge(_LAST_SUCCESS, "When the last run with exit code 0 ended.", success)
+        gauge(_LAST_SUCCESS, "When the last run with exit code 0 ended that was not dry.", success)
     gauge("memc_load_exit_code", "Exit code of the last run.", exit_code)
     gauge("memc_load_duration_seconds", "How long the last run took.", seconds)
 
     totals = ledger.totals()
     files = Gauge("memc_load_files", "Files of the last run.", ["status"], registry=registry)
-    by_status = ledger.files_by_status()
     for status in STATUSES:
         files.labels(status).set(by_status[status])
     records = Gauge("memc_load_records", "Records of the last run.", ["outcome", "reason"], registry=registry)

@@ -56,5 +56,6 @@ def show_progress(paths: list[str], ledger: Ledger, servers: Servers) -> Iterato
         get_renderable=render,
         refresh_per_second=_REFRESHES_PER_SECOND,
         transient=True,
-    ):
+    ) as live:
+        live.console.show_cursor()  # a run that is killed can't bring it back
         yield

@@ -24,20 +24,20 @@ class Rejects:
         own_directory, name = os.path.split(path)
         self._directory = directory or own_directory
         self._name = f".{name}.rejects.tsv"
-        self._spool = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY, dir=self._directory or ".")  # noqa: SIM115
-        self._count = 0
+        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = None  # most files have no rejects
 
     def add(self, line_number: int, reject: Reject) -> None:
         """Add one; `line_number` counts the lines of the file from 1. Raises OSError."""
+        if self._spool is None:
+            self._spool = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY, dir=self._directory or ".")
         self._spool.write(b"%d\t%b\t%b\n" % (line_number, reject.reason.encode(), cut_line(reject.line)))
-        self._count += 1
 
     def save(self, like: os.stat_result) -> str | None:
         """Write the file, never over another; return its path, or None if there were no rejects.
 
         It can be read by those who can read the log itself, whose stat is `like`. Raises OSError.
         """
-        if not self._count:
+        if self._spool is None:
             return None
         target = free_name(os.path.join(self._directory, self._name))
         with written_whole(target, stat.S_IMODE(like.st_mode) & 0o666) as file:
@@ -47,4 +47,5 @@ class Rejects:
 
     def close(self) -> None:
         """Forget everything."""
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()

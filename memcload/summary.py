@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterable
 
+from memcload import inbox
 from memcload.ledger import Ledger
 from memcload.log import LOG
 from memcload.servers import Servers
 
 
 def summarize(ledger: Ledger, servers: Servers, seconds: float, *, as_table: bool) -> None:
-    """Say at the end of a run what became of everything: as tables on standard error, or in the log."""
+    """Say at the end of a run what became of everything: as tables on standard error, or in the log.
+
+    A log that is a file is told in any case; then standard error is told also what to do next.
+    """
     rows = _totals(ledger, seconds)
+    steps = next_steps(ledger, servers)
+    has_log_file = any(isinstance(handler, logging.FileHandler) for handler in LOG.handlers)
     if as_table:
-        _print_tables(rows, _devices(ledger, servers))
-    else:
+        _print_tables(rows, _devices(ledger, servers), steps if has_log_file else [])
+    if has_log_file or not as_table:
         LOG.info("Summary: %s", "; ".join(f"{name} {value}" for name, value in rows))
         for device in _devices(ledger, servers):
             LOG.info("Summary: %s", ", ".join(f"{name} {value}" for name, value in device.items()))
-    for step in next_steps(ledger, servers):
+    for step in steps:
         LOG.warning("%s", step)
 
 
 def next_steps(ledger: Ledger, servers: Servers) -> list[str]:
     """Return a sentence for each thing that somebody has to do now."""
     steps = []
-    failed = ledger.totals().failed
     waiting = [file for file in ledger.files if file.status == "pending" and not file.is_left]
     if waiting:
-        down = " and ".join(servers.addresses[name] for name in failed if servers.states().get(name) == "down")
-        cause = f"once {down} answers" if down else "when what is said above is mended"
-        steps.append(f"{_count(len(waiting), 'file is', 'files are')} pending: run again {cause}")
+        down = dict.fromkeys(servers.addresses[name] for name, state in servers.states().items() if state == "down")
+        again = "run again with --again" if any(inbox.is_done(file.path) for file in waiting) else "run again"
+        advice = f"{again} once {_listed(down)}" if down else f"see above for why, then {again}"
+        steps.append(f"{_count(len(waiting), 'file is', 'files are')} pending: {advice}")
     for status, advice in (
         ("damaged", "what could be read is loaded; get whole copies of the originals"),
         ("error", "see above, then run again"),
@@ -40,6 +48,11 @@ def next_steps(ledger: Ledger, servers: Servers) -> list[str]:
     if count := sum(ledger.is_rate_too_high(file) for file in ledger.files):
         steps.append(f"{_count(count, 'file', 'files')} with too many rejected lines: see the .rejects.tsv files")
     return steps
+
+
+def _listed(addresses: Iterable[str]) -> str:
+    *others, last = addresses
+    return f"{', '.join(others)} and {last} answer" if others else f"{last} answers"
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -76,12 +89,12 @@ def _devices(ledger: Ledger, servers: Servers) -> list[dict[str, str]]:
     ]
 
 
-def _print_tables(rows: list[tuple[str, str]], devices: list[dict[str, str]]) -> None:
+def _print_tables(rows: list[tuple[str, str]], devices: list[dict[str, str]], steps: list[str]) -> None:
     from rich import box  # imported here: only a terminal needs it
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stderr)
+    console = Console(file=sys.stderr, markup=False, emoji=False)  # an address may have brackets and colons
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for name, value in rows:
         table.add_row(name, value)
@@ -92,3 +105,5 @@ def _print_tables(rows: list[tuple[str, str]], devices: list[dict[str, str]]) ->
     for device in devices:
         table.add_row(*device.values())
     console.print(table)
+    for step in steps:
+        console.print(step, highlight=False)

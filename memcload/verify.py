@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -58,6 +59,7 @@ class Verifier:
         self._options = options
         self._servers = servers
         self._findings = {name: _Findings() for name in options.only}
+        self._turns = {name: threading.Lock() for name in options.only}
         self._complaints = Complaints()
         self._is_readable = True
 
@@ -121,12 +123,13 @@ class Verifier:
 
     def _ask(self, name: str, inquiry: Inquiry) -> list[Difference] | None:
         client = self._servers.clients[name]
-        if client.state == "down":
-            return None
-        try:
-            return client.compare(inquiry)
-        except ServerUnavailable:
-            return None
+        with self._turns[name]:  # so that who waited for a server that was given up does not try it once more
+            if client.state == "down":
+                return None
+            try:
+                return client.compare(inquiry)
+            except ServerUnavailable:
+                return None
 
     def _absorb(self, path: str, block: list[_Compared]) -> None:
         for name, inquiry, differences in block:
