@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 export PYTHON
 
-.PHONY: help demo test bench proto data clean prepare prepare-demo
+.PHONY: help demo test bench torture fuzz proto data clean prepare prepare-demo
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ test: prepare ## check style and types, run the tests against real memcached ser
 
 bench: prepare ## measure the loader side by side with what it is made of (about 10 minutes)
 	$(VENV_PYTHON) -m benchmarks
+
+torture: prepare ## load with N random faults of SEED, then check that nothing is lost (2 s each)
+	$(VENV_PYTHON) -m tests.torture faults --trials $(or $(N),200) --seed $(or $(SEED),1)
+
+fuzz: prepare ## load LINES random lines of SEED against the specification (about 5 minutes)
+	$(VENV_PYTHON) -m tests.torture lines --lines $(or $(LINES),2000000) --seed $(or $(SEED),1)
 
 proto: prepare ## generate appsinstalled_pb2.py from appsinstalled.proto
 	$(VENV_PYTHON) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. appsinstalled.proto
