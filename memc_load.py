@@ -63,7 +63,7 @@ class ReferenceLoader:
 
     def _doubt(self, tally: Tally, restarts: dict[str, int]) -> str | None:
         """Say why the servers may not hold any more what they acknowledged, or None."""
-        if self._run.options.dry or tally.failed:
+        if self._run.options.dry or tally.failed.total():
             return None
         servers = self._run.servers
         unreachable = servers.confirm(tally.stored)

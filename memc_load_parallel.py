@@ -16,10 +16,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memc_client import Refusal
 from memcload import run
-from memcload.encoder import EncodedBlock, Encoder, choose_encoder
-from memcload.lanes import Lanes
+from memcload.encoder import Encoder, choose_encoder
+from memcload.lanes import Delivery, Lanes
 from memcload.ledger import FileLoad
 from memcload.log import LOG
 from memcload.options import NORMAL_ERR_RATE, ParallelOptions, parse_options
@@ -43,35 +42,29 @@ class BlockTask:
         self._lanes = lanes
         self._shows_records = options.dry and LOG.isEnabledFor(logging.DEBUG)
 
-    def __call__(self, block: Block[_OpenFile]) -> BlockResult | None:
-        """Return what became of the block, None if the lanes were abandoned before all of it was delivered."""
-        encoded = self._encoder.encode(block.lines)
+    def __call__(self, block: Block[_OpenFile]) -> BlockResult:
+        """Return what became of the block."""
+        batches, result = self._encoder.encode(block.lines)
         for name in DEVICE_TYPES:
             if name not in self._options.only:
-                encoded.result.tally.skipped += encoded.batches.pop(name).count
+                result.tally.skipped += batches.pop(name).count
         if self._options.dry:
-            encoded.result.tally.stored.update({name: batch.count for name, batch in encoded.batches.items()})
+            result.tally.stored.update({name: batch.count for name, batch in batches.items()})
             if self._shows_records:
-                encoded.result.shown = show_records(block.lines, self._options.addresses)
-            return encoded.result
-        outcomes = self._lanes.deliver(block.number, block.tag.number, encoded.batches)
-        if outcomes is None:
-            return None
-        for name, refusals in outcomes.items():
-            _account(block.lines, encoded, name, refusals)
-        return encoded.result
+                result.shown = show_records(block.lines, self._options.addresses)
+            return result
+        for name, delivery in self._lanes.deliver(block.number, block.tag.number, batches).items():
+            _account(result, block.lines, name, delivery)
+        return result
 
 
-def _account(lines: bytes, encoded: EncodedBlock, name: str, refusals: list[Refusal] | None) -> None:
-    """Add what became of the batch of a device type to the result of its block."""
-    count, result = encoded.batches[name].count, encoded.result
-    if refusals is None:
-        result.tally.failed[name] += count
-        return
-    result.tally.stored[name] += count - len(refusals)
-    if refusals:
+def _account(result: BlockResult, lines: bytes, name: str, delivery: Delivery) -> None:
+    """Add what became of the batch of a device type to the result of its block of lines."""
+    result.tally.stored[name] += delivery.acknowledged - len(delivery.refusals)
+    result.tally.failed[name] += delivery.failed
+    if delivery.refusals:
         records = list(records_of(lines, name))
-        for refusal in refusals:
+        for refusal in delivery.refusals:
             index, line = records[refusal.position]
             result.refuse(name, refusal, Reject(index, "too_large", line))
 
@@ -99,7 +92,7 @@ class ParallelLoader:
         self._options = options
         self._lanes = Lanes(task.servers.clients, Throttle(options.max_rate))
         new_encoder = choose_encoder(options)
-        self._pool: WorkerPool[_OpenFile, BlockResult | None] = WorkerPool(
+        self._pool: WorkerPool[_OpenFile, BlockResult] = WorkerPool(
             options.workers,
             options.queue_size,
             lambda: BlockTask(options, new_encoder(), self._lanes),
@@ -148,8 +141,7 @@ class ParallelLoader:
     def _absorb_next(self) -> None:
         opened, result = self._pool.take()
         opened.blocks_out -= 1
-        if result is not None:
-            self._run.ledger.absorb(opened.file, result)
+        self._run.ledger.absorb(opened.file, result)
 
     def _drain(self) -> None:
         while not self._pool.is_empty:
@@ -168,14 +160,14 @@ class ParallelLoader:
         if not self._options.dry:
             if not is_last and time.monotonic() - self._last_confirmed < _CONFIRM_INTERVAL:
                 return
-            doubtful = [opened.file.tally.stored for opened in complete if not opened.file.tally.failed]
+            doubtful = [opened.file.tally.stored for opened in complete if not opened.file.tally.failed.total()]
             unreachable = self._run.servers.confirm(set().union(*doubtful))
             self._last_confirmed = time.monotonic()
         for opened in complete:
             tally = opened.file.tally
             lost = self._run.servers.restarted(tally.stored, opened.restarts)
             hindrance = next((unreachable[name] for name in tally.stored if name in unreachable), None)
-            if lost and not hindrance and not tally.failed:
+            if lost and not hindrance and not tally.failed.total():
                 if self._attempts[opened.file.path] <= self._options.retries:
                     LOG.warning("%s: %s; loading it again", opened.file.path, lost)
                     self._take_back()

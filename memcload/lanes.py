@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from memc_client import Batch, MemcacheClient, Refusal, ServerUnavailable, cut_batch
 from memcload.throttle import Throttle
@@ -16,8 +17,15 @@ class Aborted(Exception):
     """The lanes were shut while a block waited for its turn."""
 
 
-class _Abandoned(Exception):
-    """The lanes were abandoned before a batch was sent."""
+class Delivery(NamedTuple):
+    """What became of a batch: so many records were acknowledged, but for the refusals, and so many failed.
+
+    What is left was not sent, because the lanes were abandoned.
+    """
+
+    acknowledged: int
+    refusals: list[Refusal]
+    failed: int
 
 
 class Lanes:
@@ -36,30 +44,25 @@ class Lanes:
         self._is_shut = False
         self._is_abandoned = False
 
-    def deliver(self, number: int, file: int, batches: Mapping[str, Batch]) -> dict[str, list[Refusal] | None] | None:
+    def deliver(self, number: int, file: int, batches: Mapping[str, Batch]) -> dict[str, Delivery]:
         """Deliver a block's batches, each in its lane; a lane for which there is none is passed by.
 
         file: the number of the file that the block is of. A server that was given up is not tried again
             for the rest of that file, and only once at the next.
 
-        Returns what each server refused, None where it was not available: then no record of the batch is
-        acknowledged. Returns None for the whole block if the lanes were abandoned before all of it was sent.
-        Raises Aborted.
+        Returns what became of each batch that is not empty. Raises Aborted.
         """
-        outcomes: dict[str, list[Refusal] | None] = {}
+        deliveries: dict[str, Delivery] = {}
         waiting = set(self._clients)
-        is_whole = True
         while waiting:
             name = self._await_turn(number, waiting)
             waiting.remove(name)
             try:
                 if name in batches and batches[name].count:
-                    outcomes[name] = self._send(name, file, batches[name])
-            except _Abandoned:
-                is_whole = False
+                    deliveries[name] = self._send(name, file, batches[name])
             finally:
                 self._pass_turn(name)
-        return outcomes if is_whole else None
+        return deliveries
 
     def abandon(self) -> None:
         """Send nothing more than what is being sent. Blocks still have to be delivered, to pass the turns on."""
@@ -87,21 +90,20 @@ class Lanes:
             self._turn[name] += 1
             self._turns.notify_all()
 
-    def _send(self, name: str, file: int, batch: Batch) -> list[Refusal] | None:
+    def _send(self, name: str, file: int, batch: Batch) -> Delivery:
         if self._given_up.get(name) == file:
-            return None
+            return Delivery(0, [], batch.count)
         size = self._throttle.piece_size
         refusals: list[Refusal] = []
-        sent = 0
+        acknowledged = 0
         try:
             for piece in [batch] if size is None else cut_batch(batch, size):
                 if self._is_abandoned or not self._throttle.wait(piece.count):
-                    raise _Abandoned
+                    return Delivery(acknowledged, refusals, 0)
                 refused = self._clients[name].store(piece, patient=name not in self._given_up)
                 self._given_up.pop(name, None)
-                refusals += [refusal._replace(position=refusal.position + sent) for refusal in refused]
-                sent += piece.count
+                refusals += [refusal._replace(position=refusal.position + acknowledged) for refusal in refused]
+                acknowledged += piece.count
         except ServerUnavailable:
             self._given_up[name] = file
-            return None
-        return refusals
+        return Delivery(acknowledged, refusals, batch.count - acknowledged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter, deque
@@ -28,7 +29,7 @@ class FileLoad:
     path: str
     log: LogFile | None = None  # None where it could not be opened
     rejects: Rejects | None = None
-    complaints: Complaints = field(default_factory=Complaints)
+    complaints: Complaints = field(init=False)
     tally: Tally = field(default_factory=Tally)
     lines: int = 0  # of which it is known what became of them
     started: float = field(default_factory=time.monotonic)
@@ -37,6 +38,26 @@ class FileLoad:
     is_announced: bool = False
     is_left: bool = False  # pending as was asked for, not because something went wrong
     error: OSError | None = None  # met while the file was opened or read
+    _unsaid: list[tuple[int, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.complaints = Complaints(lambda message: self.say(logging.WARNING, message))
+
+    def say(self, level: int, message: str) -> None:
+        """Log a message about the file, when its turn has come."""
+        if self.is_announced:
+            LOG.log(level, "%s", message)
+        else:
+            self._unsaid.append((level, message))
+
+    def announce(self) -> None:
+        """Log that the turn of the file has come, and what there was to say before."""
+        if not self.is_announced:
+            self.is_announced = True
+            LOG.info("Processing %s", self.path)
+            for level, message in self._unsaid:
+                self.say(level, message)
+            self._unsaid.clear()
 
     def blocks(self, block_size: int) -> Iterator[bytes]:
         """Yield the blocks of the file; an error ends them and is kept for the settlement."""
@@ -96,9 +117,8 @@ class Ledger:
 
     def _announce(self) -> None:
         """Log the file whose turn it is; a later one may have been begun, but is not talked about yet."""
-        if self._open and not self._open[0].is_announced:
-            self._open[0].is_announced = True
-            LOG.info("Processing %s", self._open[0].path)
+        if self._open:
+            self._open[0].announce()
 
     def _is_writable(self, directory: str) -> bool:
         if directory not in self._writable:
@@ -108,7 +128,7 @@ class Ledger:
     def absorb(self, file: FileLoad, result: BlockResult) -> None:
         """Account for the next block of a file. The blocks of a file come in their order."""
         for line in result.shown:
-            LOG.debug("%s", line)
+            file.say(logging.DEBUG, line)
         for complaint in result.complaints:
             file.complaints.add("failed", f"{file.path}: {complaint}")
         for reject in sorted(result.rejects):
@@ -223,7 +243,7 @@ class Ledger:
 
     def _note_trouble(self, file: FileLoad, what: str, error: OSError) -> None:
         self.has_trouble = True
-        LOG.error("%s: %s: %s", file.path, what, error.strerror or error)
+        file.say(logging.ERROR, f"{file.path}: {what}: {error.strerror or error}")
 
     def _log_outcome(self, file: FileLoad) -> None:
         tally = file.tally

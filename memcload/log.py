@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 LOG = logging.getLogger("memcload")
 
@@ -84,19 +85,23 @@ def excerpt(line: bytes) -> str:
 
 
 class Complaints:
-    """Warnings about one file: the first few of each kind are logged, the others counted."""
+    """Warnings about one file: the first few of each kind are logged, the others counted.
 
-    def __init__(self) -> None:
+    say: what logs a warning
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda message: LOG.warning("%s", message)) -> None:
+        self._say = say
         self._seen: Counter[str] = Counter()
 
     def add(self, kind: str, message: str) -> None:
         """Complain, unless there were enough complaints of this kind."""
         self._seen[kind] += 1
         if self._seen[kind] <= _FIRST_FEW:
-            LOG.warning("%s", message)
+            self._say(message)
 
     def summarize(self) -> None:
         """Log how many complaints of each kind were not shown."""
         for kind, count in self._seen.items():
             if count > _FIRST_FEW:
-                LOG.warning("… and %d more: %s", count - _FIRST_FEW, kind)
+                self._say(f"… and {count - _FIRST_FEW} more: {kind}")

@@ -29,7 +29,7 @@ class Rejects:
     def add(self, line_number: int, reject: Reject) -> None:
         """Add one; `line_number` counts the lines of the file from 1. Raises OSError."""
         if self._spool is None:
-            self._spool = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY, dir=self._directory or ".")
+            self._spool = tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY, dir=self._directory or ".")  # noqa: SIM115
         self._spool.write(b"%d\t%b\t%b\n" % (line_number, reject.reason.encode(), cut_line(reject.line)))
 
     def save(self, like: os.stat_result) -> str | None:
