@@ -293,6 +293,11 @@ class FaultyProxy:
             self._has_triggered |= is_due
         return is_due
 
+    def drain(self) -> None:
+        """Wait until all connections have ended, and what was delayed has come through."""
+        for thread in self._threads[1:]:
+            thread.join()
+
     def close(self) -> None:
         """End everything, and wait until it has ended."""
         self._closed.set()

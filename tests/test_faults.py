@@ -284,6 +284,19 @@ def test_a_server_that_thaws_within_the_retries_gets_no_older_record_after_a_new
         assert {key: held[key] for key in expected(*inbox.logs).items} == expected(*inbox.logs).items
 
 
+@both_loaders
+def test_what_a_server_reads_late_does_not_overwrite_what_came_after_it(
+    tmp_path: Path, servers: Servers, loader: Sequence[str]
+) -> None:
+    between = b"".join(line("gaid", f"device{number}") for number in range(100))  # several blocks
+    inbox = make_inbox(tmp_path / "inbox", [line("idfa", apps="1") + between + line("idfa", apps="2")])
+    with FaultyProxy(servers["idfa"].address, late(delay(1.0), 30), faulty=1) as proxy:
+        finished = load_quickly(loader, inbox, servers, *PERSISTENT, idfa=proxy.address)
+        proxy.drain()
+    assert finished.report["devices"]["idfa"]["retries"] > 0
+    assert_loaded(finished, inbox, servers)
+
+
 # --- servers at their limits --------------------------------------------------------------------
 
 
