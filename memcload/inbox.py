@@ -137,8 +137,14 @@ def free_name(path: str) -> str:
 def written_whole(path: str, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its place under `path` at once, when it is complete.
 
-    Whoever reads the path sees the old content or the new, never a part. Raises OSError.
+    Whoever reads the path sees the old content or the new, never a part. A device or a pipe is just
+    written to, and a symbolic link stays one. Raises OSError.
     """
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            yield file
+        return
     directory, name = os.path.split(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name[:50]}.", suffix=".part", dir=directory or ".")
     try:
