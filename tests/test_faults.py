@@ -212,6 +212,16 @@ def test_a_server_that_is_not_there_costs_its_retries_once_a_file(
     assert_next_load_mends(inbox, servers)
 
 
+@both_loaders
+def test_a_server_that_was_given_up_is_left_alone_until_the_next_file(
+    inbox: Inbox, servers: Servers, loader: Sequence[str]
+) -> None:
+    with FaultyProxy(servers["idfa"].address, cut(0)) as proxy:
+        finished = load_quickly(loader, inbox, servers, idfa=proxy.address)
+        assert 1 + RETRIES < proxy.connections <= (1 + RETRIES) * len(inbox.logs)  # there are many more blocks
+    assert_all_pending(finished, inbox)
+
+
 def test_a_server_that_was_given_up_is_tried_again_at_the_next_file(inbox: Inbox, servers: Servers) -> None:
     servers["idfa"].kill()
     with FaultyProxy(servers["gaid"].address, trigger(MIDDLE_OF_SECOND, servers["idfa"].restart)) as watch:
