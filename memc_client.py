@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
 _FAILURES = (OSError, MemcacheError)
-_MAX_REPLY = 1 << 26  # bytes; more than this in answer to one request makes no sense
+_MAX_REPLY = 1 << 24  # bytes; more than this in answer to one request makes no sense
 _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
 
 
