@@ -9,31 +9,26 @@ request, each of them acknowledged, and an answer to "is that still the server t
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
 import itertools
-import math
-import re
 import socket
 import threading
 import time
-import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import tenacity
 from pymemcache.client.base import Client as Connection
 from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError, MemcacheUnknownCommandError
 
-Buffer = bytes | bytearray | memoryview
+from memcload.connection import BadReply, BoundedSocket, Buffer, connect, parse_address
+
 ServerState = Literal["ok", "retrying", "down"]
 _Result = TypeVar("_Result")
 
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
 _FAILURES = (OSError, MemcacheError)
-_MAX_REPLY = 1 << 24  # bytes; more than this in answer to one request makes no sense
 _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
 
 
@@ -153,87 +148,6 @@ class Difference(NamedTuple):
 
     position: int
     kind: Literal["missing", "different"]
-
-
-class _BadReply(MemcacheError):
-    """A reply that makes no sense: this connection can't be trusted any more."""
-
-
-# --- the connection -----------------------------------------------------------------------------
-
-
-class _BoundedSocket(socket.socket):
-    """A socket that bounds a whole reply in time and size, however slowly or long a server talks.
-
-    The timeout of an ordinary socket starts anew with every byte that arrives.
-    """
-
-    _limit: float | None = None
-    _deadline = math.inf
-    _received = 0
-    _is_shortened = False  # the timeout, to what remained of it
-
-    def settimeout(self, value: float | None, /) -> None:
-        self._limit = value
-        super().settimeout(value)
-
-    def sendall(self, data: Buffer, flags: int = 0, /) -> None:  # type: ignore[override]
-        if self._is_shortened:
-            super().settimeout(self._limit)
-            self._is_shortened = False
-        super().sendall(data, flags)
-        self._deadline = math.inf if self._limit is None else time.monotonic() + self._limit
-        self._received = 0
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        if self._received and self._deadline < math.inf:
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError("timed out")
-            super().settimeout(remaining)
-            self._is_shortened = True
-        data = super().recv(bufsize, flags)
-        self._received += len(data)
-        if self._received > _MAX_REPLY:
-            raise _BadReply("an endless reply")
-        return data
-
-
-_SOCKET_MODULE: Any = types.SimpleNamespace(**{**vars(socket), "socket": _BoundedSocket})
-
-
-def parse_address(address: str) -> tuple[str, int] | str:
-    """Return (host, port), or the path of a `unix:/path` address.
-
-    Raises ValueError, which says what an address looks like.
-    """
-    if address.startswith("unix:"):
-        if not address.startswith("unix:/"):
-            raise ValueError(f"{address!r}: a unix address is unix:/path")
-        return address.removeprefix("unix:")
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^:\[\]\s/]+)):([0-9]{1,5})", address)
-    if not match or not 0 < int(match[3]) < 65536:
-        raise ValueError(f"{address!r} is not an address: host:port, [v6]:port or unix:/path")
-    if match[1]:
-        try:
-            ipaddress.IPv6Address(match[1])
-        except ValueError as error:
-            raise ValueError(f"{address!r}: {error}") from None
-    else:
-        try:
-            match[2].encode("idna")
-        except UnicodeError:
-            raise ValueError(f"{address!r}: {match[2]!r} can't be the name of a host") from None
-    return match[1] or match[2], int(match[3])
-
-
-def _endpoints(address: str) -> list[tuple[str, int] | str]:
-    """Return every place the address can mean: `localhost` may be ::1 as well as 127.0.0.1."""
-    parsed = parse_address(address)
-    if isinstance(parsed, str):
-        return [parsed]
-    found = socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in found))
 
 
 def _cause(error: BaseException) -> str:
@@ -390,44 +304,16 @@ class MemcacheClient:
 
     # -- connecting, and letting go
 
-    def _connected(self) -> _BoundedSocket:
+    def _connected(self) -> BoundedSocket:
         if self._connection is None:
             self._await_release()
-            self._connection = self._connect()
+            self._connection = connect(self.address, self._timeout, self._connect_timeout)
             self._get_to_know(self._connection)
         if self._connection.sock is None:  # the server closed it at a command that it doesn't know
             self._connection.version()
         connected = self._connection.sock
-        assert isinstance(connected, _BoundedSocket)
+        assert isinstance(connected, BoundedSocket)
         return connected
-
-    def _connect(self) -> Connection:
-        """Open a connection to the first endpoint that takes it."""
-        failure: OSError = ConnectionError("the address means no endpoint")
-        for endpoint in _endpoints(self.address):
-            connection = Connection(
-                endpoint,
-                connect_timeout=self._connect_timeout,
-                timeout=self._timeout,
-                no_delay=True,
-                socket_module=_SOCKET_MODULE,
-            )
-            try:
-                connection.version()
-            except OSError as error:
-                failure = error
-                continue
-            except MemcacheError:
-                connection.close()
-                raise
-            sock = connection.sock
-            if sock is not None and sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
-                # TCP lets a client meet itself on a free port of the range that clients get theirs from
-                connection.close()
-                failure = ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
-                continue
-            return connection
-        raise failure
 
     def _get_to_know(self, connection: Connection) -> None:
         """Learn who answers a new connection, and whether it tells its stats and speaks meta commands."""
@@ -450,7 +336,7 @@ class MemcacheClient:
         elif not self._tells_stats:
             self._connection.version()  # or the connection has broken
         elif not self._read_stats(self._connection):
-            raise _BadReply("stats that make no sense")
+            raise BadReply("stats that make no sense")
 
     def _read_stats(self, connection: Connection) -> bool:
         """Learn from its stats which process answers and what it evicted; return whether they tell."""
@@ -539,7 +425,7 @@ class MemcacheClient:
             )
             lines = self._request(request, _has_lines(len(piece))).split(b"\r\n")
             if len(lines) != len(piece) + 1 or lines[-1]:
-                raise _BadReply("more replies than requests")
+                raise BadReply("more replies than requests")
             for line in lines[:-1]:
                 if line != b"STORED":
                     refusals.append(_refusal(position, line))
@@ -570,7 +456,7 @@ class MemcacheClient:
 def _values(reply: bytes, count: int) -> list[bytes | None] | None:
     """Return the values in a reply to so many `mg` or `get` commands, None for a miss; None if it is not whole.
 
-    Raises _BadReply.
+    Raises BadReply.
     """
     values: list[bytes | None] = []
     start = 0
@@ -586,7 +472,7 @@ def _values(reply: bytes, count: int) -> list[bytes | None] | None:
         try:
             length = int(words[{b"VA": 1, b"VALUE": 3}[words[0]]])
         except (KeyError, IndexError, ValueError):
-            raise _BadReply(f"a reply that makes no sense: {reply[start:end][:40]!r}") from None
+            raise BadReply(f"a reply that makes no sense: {reply[start:end][:40]!r}") from None
         values.append(reply[start : start + length])
         start += length + 2
         if words[0] == b"VALUE":
@@ -602,9 +488,9 @@ def _has_lines(count: int) -> Callable[[bytes], bool]:
 
 
 def _refusal(position: int, line: bytes) -> Refusal:
-    """Make a refusal of one reply line, or raise _BadReply if it is no refusal of a `set`."""
+    """Make a refusal of one reply line, or raise BadReply if it is no refusal of a `set`."""
     if not line.startswith((b"SERVER_ERROR", b"NOT_STORED")):
-        raise _BadReply(f"a reply that makes no sense: {line[:40]!r}")
+        raise BadReply(f"a reply that makes no sense: {line[:40]!r}")
     return Refusal(position, b"too large" in line, line[:80].decode("ascii", "backslashreplace"))
 
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memcload import run
-from memcload.encoder import Encoder, choose_encoder
+from memcload.encoder import Encoder
+from memcload.engine import choose_encoder
 from memcload.lanes import Delivery, Lanes
 from memcload.ledger import FileLoad
 from memcload.log import LOG

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
-from memc_client import parse_address
 from memcload import __version__
+from memcload.connection import parse_address
 from memcload.log import printable
 from memcload.records import DEVICE_TYPES
 

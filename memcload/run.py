@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from types import FrameType
 
 from memcload import inbox
-from memcload.encoder import EngineError
+from memcload.engine import EngineError
 from memcload.ledger import FileLoad, Ledger
 from memcload.log import LOG, log_failures, start_logging
 from memcload.options import Options, ParallelOptions

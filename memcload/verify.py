@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from memc_client import Batch, Difference, Inquiry, ServerUnavailable, inquire, split_batch
 from memcload.blocks import LogFile
-from memcload.encoder import Encoder, choose_encoder
+from memcload.encoder import Encoder
+from memcload.engine import choose_encoder
 from memcload.log import LOG, Complaints
 from memcload.options import ParallelOptions
 from memcload.pool import Block, WorkerPool

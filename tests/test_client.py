@@ -26,9 +26,9 @@ from memc_client import (
     cut_batch,
     meta_set,
     meta_set_flags,
-    parse_address,
     split_batch,
 )
+from memcload.connection import parse_address
 from tools.servers import MemcachedServer
 
 PROJECT = Path(__file__).resolve().parent.parent
