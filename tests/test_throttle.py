@@ -181,7 +181,7 @@ def observed(servers: Servers) -> Iterator[Observer]:
 def test_records_come_evenly_and_no_faster_than_asked_for(
     tmp_path: Path, servers: Servers, loader: Sequence[str]
 ) -> None:
-    rate, count = 2000, 5000
+    rate, count = 2000, 4000
     log = write_gz(tmp_path / "a.gz", numbered(count))
     with observed(servers) as observer:
         finished = load_quickly(loader, tmp_path / "*", servers, "--max-rate", str(rate))
