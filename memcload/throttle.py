@@ -16,7 +16,7 @@ class Throttle:
         self._rate = rate
         self._lock = threading.Lock()
         self._is_stopped = threading.Event()
-        self._next = 0.0  # when the next record may go out
+        self._next: float | None = None  # when the next record may go out; None before the first
 
     @property
     def piece_size(self) -> int | None:
@@ -29,7 +29,7 @@ class Throttle:
             return True
         with self._lock:
             now = time.monotonic()
-            start = max(self._next, now - _MAX_ARREARS)
+            start = now if self._next is None else max(self._next, now - _MAX_ARREARS)
             self._next = start + records / self._rate
         return not self._is_stopped.wait(max(0.0, start - now))
 
