@@ -74,6 +74,14 @@ def test_over_ten_seconds_the_rate_is_exact(clock: Clock, rate: int, portion: in
     assert abs(passed - 10 * rate) <= max(0.05 * 10 * rate, 2 * portion)
 
 
+def test_nothing_is_made_up_for_at_the_start(clock: Clock) -> None:
+    throttle = Throttle(100)
+    started = clock.now
+    for _ in range(11):
+        throttle.wait(10)
+    assert clock.now == pytest.approx(started + 1)
+
+
 @pytest.mark.parametrize("pause", [0.5, 30.0, 3600.0])
 def test_a_pause_is_not_made_up_for(clock: Clock, pause: float) -> None:
     throttle = Throttle(1000)
@@ -105,7 +113,7 @@ def test_threads_share_one_rate() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - started > 0.85  # 2000 records; 0.1 s may be made up for, the last 20 are not waited for
+    assert time.monotonic() - started > 0.95  # 2000 records; the last 20 are not waited for
 
 
 def test_stopping_lets_all_go_who_wait() -> None:
@@ -187,7 +195,7 @@ def test_records_come_evenly_and_no_faster_than_asked_for(
         finished = load_quickly(loader, tmp_path / "*", servers, "--max-rate", str(rate))
         observer.sample()
     assert contents(servers) == expected(log).items
-    assert 0.95 * count / rate < finished.report["seconds"] < 2 * count / rate
+    assert 0.95 * count / rate < finished.report["seconds"] < 5 * count / rate
     assert observer.samples[-1][1] == count
     assert observer.busiest(1.0) < 1.3 * rate
 
@@ -200,7 +208,7 @@ def test_the_rate_holds_over_small_files_and_one_busy_server(
         write_gz(tmp_path / f"{number:02}.gz", numbered(20, types=["adid"], prefix=f"{number}-"))
     finished = load_quickly(loader, tmp_path / "*", servers, "--max-rate", "600")
     assert finished.report["totals"]["stored"] == 600
-    assert 0.85 < finished.report["seconds"] < 4
+    assert 0.85 < finished.report["seconds"] < 10
 
 
 @both_loaders
