@@ -73,7 +73,7 @@ class Plan:
                 f"{self.small}, {self.records} and {self.largest} records: each must not be below the last"
             )
         for files in self.files:
-            Logs(self.records, files)
+            Logs(self.largest, files)
 
     @property
     def decompression(self) -> Subject:
@@ -138,7 +138,7 @@ class Plan:
     @property
     def by_files(self) -> dict[int, Subject]:
         """The parallel loader on the same records in so many files."""
-        return {count: live(Logs(self.records, count)) for count in self.files}
+        return {count: live(Logs(self.largest, count)) for count in self.files}
 
     @property
     def by_size(self) -> dict[int, Subject]:

@@ -56,7 +56,7 @@ def markdown(results: Results, versions: Mapping[str, str]) -> str:
             _goals(results.goals()),
             f"### Workers ({plan.records:,} records)",
             _panel(results, by_workers, _LOAD),
-            f"### Number of files ({plan.records:,} records in all)",
+            f"### Number of files ({plan.largest:,} records in all)",
             _panel(results, by_files, _RUN),
             "### File size",
             _panel(results, by_size, _LOAD),

@@ -110,7 +110,7 @@ def test_figures_are_written_with_three_digits_and_their_spread(values: tuple[fl
     ("arguments", "complaint"),
     [
         (["--rounds", "0"], "0 rounds measure nothing"),
-        (["--records", "400100"], "400100 records can't be spread evenly over 1000 files"),
+        (["--largest", "3400100"], "3400100 records can't be spread evenly over 1000 files"),
         (["--largest", "100"], "100 records: each must not be below the last"),
     ],
 )
