@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from memc_client import ServerState
 from memcload.ledger import Ledger
@@ -17,8 +17,13 @@ _STYLES: dict[ServerState, str] = {"ok": "green", "retrying": "yellow", "down": 
 
 
 @contextlib.contextmanager
-def show_progress(paths: list[str], ledger: Ledger, servers: Servers) -> Iterator[None]:
-    """Show the progress of a load on standard error for as long as the context lasts."""
+def show_progress(
+    paths: list[str], ledger: Ledger, servers: Servers, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Show the progress of a load on standard error for as long as the context lasts.
+
+    Once `is_stopped` says so, it tells that the load is about to end.
+    """
     from rich.console import Console, Group  # imported here: only a terminal needs it
     from rich.live import Live
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,6 +54,8 @@ def show_progress(paths: list[str], ledger: Ledger, servers: Servers) -> Iterato
         states = Text("servers")
         for name, state in servers.states().items():
             states.append(f"  {name} ").append(state, _STYLES[state])
+        if is_stopped():
+            states.append("\nFinishing the records in flight; once more to stop at once.")
         return Group(bar, states)
 
     with Live(
