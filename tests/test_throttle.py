@@ -231,14 +231,13 @@ def test_a_signal_does_not_wait_for_the_throttle(
     write_gz(inbox / "a.gz", numbered(4000))
     options = [*addresses(servers), "--max-rate", "4", "--report", str(report)]
     with Running(loader, inbox / "*", *options) as running:
-        with servers["idfa"].client() as client:
-            wait_until(lambda: client.get("idfa:device0"))
+        wait_until(lambda: contents(servers))
         running.send(number)
         running.process.wait(4)  # a block would take many minutes
         finished = running.finish()
     assert finished.exit_code == exit_code
     assert names(inbox) == ["a.gz"]
-    assert json.loads(report.read_bytes())["totals"]["stored"] == len(contents(servers)) < 100
+    assert json.loads(report.read_bytes())["totals"]["stored"] <= len(contents(servers)) < 100
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
