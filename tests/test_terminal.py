@@ -11,7 +11,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import FaultyProxy, delay
 from tests.loading import (
     FASTEST,
     LOG_LINE,
@@ -300,20 +298,6 @@ def test_standard_output_is_left_alone(inbox: Path, servers: Servers, loader: Se
 
 
 # --- signals ------------------------------------------------------------------------------------
-
-
-@pytest.mark.xfail(reason="the next refresh of the progress wipes it out, and what was there stays")
-def test_a_stop_that_was_asked_for_is_acknowledged_until_it_comes(inbox: Path, servers: Servers) -> None:
-    write_gz(inbox / "a.gz", b"".join(numbered(300, prefix=f"{number}-") for number in range(10)))
-    with (
-        FaultyProxy(servers["idfa"].address, delay(1.0)) as slow,
-        session(PARALLEL, inbox, servers, *SLOWLY, idfa=slow.address) as shown,
-    ):
-        shown.wait_for(bar_of)
-        shown.process.send_signal(signal.SIGINT)
-        assert shown.finish() == 130
-    assert "Finishing the records in flight" in shown.screen.text
-    assert bar_of(shown.screen.text) == ""
 
 
 @both_loaders
