@@ -7,11 +7,13 @@ memcached. Its values are made by the protobuf library itself.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
 from memc_client import MemcacheClient, Refusal, ServerUnavailable
 from memcload import run
+from memcload.log import LOG
 from memcload.options import NORMAL_ERR_RATE, Options, parse_options
 from memcload.prototest import prototest, show, to_message
 from memcload.records import AppsInstalled, InvalidLine, is_blank, parse_appsinstalled, strip_line_ending
@@ -40,7 +42,7 @@ class ReferenceLoader:
 
     def __init__(self, task: run.Run) -> None:
         self._run = task
-        self._throttle = Throttle(task.options.max_rate)
+        self._throttle = Throttle(task.options.max_rate, lambda: task.is_stopped)
         self._down: set[str] = set()  # device types whose server was given up, for the rest of a file
 
     def load(self) -> None:
@@ -73,6 +75,8 @@ class ReferenceLoader:
         lines = block.split(b"\n")[:-1]
         result = BlockResult(len(lines))
         for index, line in enumerate(lines):
+            if self._run.is_stopped:
+                break
             text = strip_line_ending(line)
             if is_blank(text):
                 result.tally.blank += 1
@@ -92,12 +96,14 @@ class ReferenceLoader:
     def _store(self, record: AppsInstalled, index: int, line: bytes, result: BlockResult) -> None:
         name, tally = record.dev_type, result.tally
         if self._run.options.dry:
-            result.shown.append(show(self._run.servers.addresses[name], record))
+            if LOG.isEnabledFor(logging.DEBUG):
+                result.shown.append(show(self._run.servers.addresses[name], record))
             tally.stored[name] += 1
             return
         refusal = None
         if name not in self._down:
-            self._throttle.wait(1)
+            if not self._throttle.wait(1):
+                return
             try:
                 refusal = insert_appsinstalled(self._run.servers.clients[name], record)
             except ServerUnavailable:

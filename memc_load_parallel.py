@@ -41,6 +41,7 @@ class BlockTask:
         self._options = options
         self._encoder = encoder
         self._lanes = lanes
+        self._addresses = {name: options.addresses[name] for name in options.only}
         self._shows_records = options.dry and LOG.isEnabledFor(logging.DEBUG)
 
     def __call__(self, block: Block[_OpenFile]) -> BlockResult:
@@ -52,7 +53,7 @@ class BlockTask:
         if self._options.dry:
             result.tally.stored.update({name: batch.count for name, batch in batches.items()})
             if self._shows_records:
-                result.shown = show_records(block.lines, self._options.addresses)
+                result.shown = show_records(block.lines, self._addresses)
             return result
         for name, delivery in self._lanes.deliver(block.number, block.tag.number, batches).items():
             _account(result, block.lines, name, delivery)
@@ -91,7 +92,7 @@ class ParallelLoader:
     def __init__(self, task: run.Run, options: ParallelOptions) -> None:
         self._run = task
         self._options = options
-        self._lanes = Lanes(task.servers.clients, Throttle(options.max_rate))
+        self._lanes = Lanes(task.servers.clients, Throttle(options.max_rate, lambda: task.is_stopped))
         new_encoder = choose_encoder(options)
         self._pool: WorkerPool[_OpenFile, BlockResult] = WorkerPool(
             options.workers,
@@ -114,9 +115,7 @@ class ParallelLoader:
                 else:
                     self._drain()
                     self._settle_complete(is_last=True)
-            if self._run.is_stopped:
-                self._lanes.abandon()
-                self._drain()
+            self._drain()
         while self._open:
             self._run.ledger.settle(self._open.popleft().file, self._run.hindrance)
 

@@ -28,7 +28,7 @@ def find_logs(pattern: str, *, with_done: bool = False, with_named: bool = False
     done files too, as if they still had their names: `.NAME`, `.NAME.1`, …, `NAME`. with_named: return
     those done files that the pattern itself names, dot and all.
     """
-    directory, name_pattern = os.path.split(pattern)
+    directory, name_pattern = (pattern, "*") if os.path.basename(pattern) == "**" else os.path.split(pattern)
     found = {}
     for path in _glob(pattern):
         if not is_done(path):
@@ -37,7 +37,7 @@ def find_logs(pattern: str, *, with_done: bool = False, with_named: bool = False
             found[path] = original
     if with_done:
         for path in _glob(os.path.join(directory, ".*")):
-            original = _original(path)
+            original = _original(path, name_pattern)
             if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
                 found[path] = original
     paths = sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
@@ -49,12 +49,17 @@ def find_logs(pattern: str, *, with_done: bool = False, with_named: bool = False
     return list(once.values())
 
 
-def _original(path: str) -> tuple[str, float] | None:
-    """Return the path that a done file had, and its number; None if the file is none that was loaded."""
+def _original(path: str, name_pattern: str = "*") -> tuple[str, float] | None:
+    """Return the path that a done file had, and its number; None if the file is none that was loaded.
+
+    A number at the end may be of the name itself: it is if only so the name matches the pattern.
+    """
     directory, name = os.path.split(path)
     match = re.fullmatch(r"\.(.+?)(?:\.([0-9]+))?", name, re.DOTALL)
     if not match or match[1].endswith((".damaged", ".rejects.tsv", ".part")):
         return None
+    if match[2] and not fnmatch.fnmatchcase(match[1], name_pattern):
+        return os.path.join(directory, name[1:]), 0
     return os.path.join(directory, match[1]), int(match[2] or 0)
 
 

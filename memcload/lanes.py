@@ -20,7 +20,7 @@ class Aborted(Exception):
 class Delivery(NamedTuple):
     """What became of a batch: so many records were acknowledged, but for the refusals, and so many failed.
 
-    What is left was not sent, because the lanes were abandoned.
+    What is left was not sent, because the throttle lets nothing through any more.
     """
 
     acknowledged: int
@@ -42,7 +42,6 @@ class Lanes:
         self._turn = dict.fromkeys(clients, 0)  # the number of the block that each lane is open for
         self._given_up: dict[str, int] = {}  # server → the file in which it was given up
         self._is_shut = False
-        self._is_abandoned = False
 
     def deliver(self, number: int, file: int, batches: Mapping[str, Batch]) -> dict[str, Delivery]:
         """Deliver a block's batches, each in its lane; a lane for which there is none is passed by.
@@ -63,11 +62,6 @@ class Lanes:
             finally:
                 self._pass_turn(name)
         return deliveries
-
-    def abandon(self) -> None:
-        """Send nothing more than what is being sent. Blocks still have to be delivered, to pass the turns on."""
-        self._is_abandoned = True
-        self._throttle.stop()
 
     def shut(self) -> None:
         """Let nobody wait any longer: who does gets Aborted."""
@@ -98,7 +92,7 @@ class Lanes:
         acknowledged = 0
         try:
             for piece in [batch] if size is None else cut_batch(batch, size):
-                if self._is_abandoned or not self._throttle.wait(piece.count):
+                if self._is_shut or not self._throttle.wait(piece.count):
                     return Delivery(acknowledged, refusals, 0)
                 refused = self._clients[name].store(piece, patient=name not in self._given_up)
                 self._given_up.pop(name, None)

@@ -205,9 +205,13 @@ class Ledger:
 
     def _put_away(self, file: FileLoad, log: LogFile) -> Status:
         """Save the rejects, then rename the file; what is renamed is never looked at again."""
+        is_partly_loaded = len(self._options.only) < len(DEVICE_TYPES)
+        if log.damage and (inbox.is_done(file.path) or is_partly_loaded):
+            LOG.error("%s is %s (%s) and keeps its name", file.path, log.damage, log.description)
+            return "damaged"
         if inbox.is_done(file.path):
             return "done"
-        if len(self._options.only) < len(DEVICE_TYPES):
+        if is_partly_loaded:
             LOG.info("%s keeps its name: it was loaded for %s only", file.path, ", ".join(self._options.only))
             file.is_left = True
             return "pending"

@@ -125,6 +125,8 @@ def parse_options(arguments: Sequence[str] | None, description: str, kind: type[
     add("--progress", text, None, _truth, action=argparse.BooleanOptionalAction)
 
     values = vars(parser.parse_args(arguments))
+    if values["dry"] and values.get("verify"):
+        parser.error("--verify asks the servers, and --dry connects to none: give one of them")
     addresses = {name: values.pop(name) for name in DEVICE_TYPES}
     values["log_level"] = values["log_level"] or ("debug" if values["dry"] else "info")
     if values["progress"] is None:
@@ -166,7 +168,7 @@ class _Group:
         names = [name, long_name] if long_name else [name]
         is_flag = isinstance(default, bool)
         variable = _ENVIRONMENT_PREFIX + names[-1].removeprefix("--").replace("-", "_").upper()
-        if variable in self._environ:
+        if self._environ.get(variable):
             try:
                 default = (_truth if is_flag else parse)(self._environ[variable])
             except argparse.ArgumentTypeError as error:

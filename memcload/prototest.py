@@ -24,12 +24,13 @@ def show(address: str, record: AppsInstalled) -> str:
 
 
 def show_records(lines: bytes, addresses: dict[str, str]) -> list[str]:
-    """Return every record of a block of lines as the log of a dry run shows it."""
+    """Return every record of a block of lines as the log of a dry run shows it, if its device type has an address."""
     shown = []
     for line in lines.split(b"\n"):
         with contextlib.suppress(InvalidLine):
             record = parse_appsinstalled(strip_line_ending(line))
-            shown.append(show(addresses[record.dev_type], record))
+            if record.dev_type in addresses:
+                shown.append(show(addresses[record.dev_type], record))
     return shown
 
 

@@ -31,8 +31,7 @@ EXIT_HELD = 75  # EX_TEMPFAIL of sysexits.h
 class Interruption:
     """What SIGINT and SIGTERM ask for: the first to stop in good order, the second to stop at once."""
 
-    def __init__(self, *, tells_terminal: bool) -> None:
-        self._tells_terminal = tells_terminal
+    def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -40,9 +39,11 @@ class Interruption:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             os._exit(128 + number)
-        self.signal = signal.Signals(number)
-        if self._tells_terminal:  # not through the log: the signal may have come in the middle of a line
-            os.write(2, b"\nFinishing the records in flight; once more to stop at once.\n")
+        self.signal = signal.Signals(number)  # and nothing is logged: it may have come in the middle of a line
+
+    def is_here(self) -> bool:
+        """Tell whether a signal has come."""
+        return self.signal is not None
 
 
 class Run:
@@ -53,12 +54,12 @@ class Run:
         self.paths = paths
         self.ledger = Ledger(options)
         self.servers = Servers(options)
-        self.interruption = Interruption(tells_terminal=options.progress)
+        self.interruption = Interruption()
 
     @property
     def is_stopped(self) -> bool:
         """Tell whether no more records are to be sent."""
-        return self.interruption.signal is not None
+        return self.interruption.is_here()
 
     @property
     def hindrance(self) -> str | None:
@@ -93,10 +94,10 @@ def verify(options: ParallelOptions) -> int:
         if not paths:
             LOG.info("No file matches %s", options.pattern)
         servers = Servers(options)
-        interruption = Interruption(tells_terminal=options.progress)
+        interruption = Interruption()
         verifier = Verifier(options, servers)
         try:
-            verifier.verify(paths, lambda: interruption.signal is not None)
+            verifier.verify(paths, interruption.is_here)
         finally:
             servers.close()
         if interruption.signal is not None:
@@ -140,7 +141,9 @@ def _run(options: Options, paths: list[str], load: Callable[[Run], None], starte
     if not paths:
         LOG.info("No file matches %s", options.pattern)
     try:
-        with show_progress(paths, run.ledger, run.servers) if options.progress and paths else nullcontext():
+        shows_progress = options.progress and bool(paths)
+        is_stopped = run.interruption.is_here
+        with show_progress(paths, run.ledger, run.servers, is_stopped) if shows_progress else nullcontext():
             load(run)
     finally:
         run.servers.close()
@@ -157,19 +160,19 @@ def _write_results(run: Run, seconds: float) -> int:
     exit_code = _exit_code(run)
     summarize(ledger, servers, seconds, as_table=options.progress)
     try:
-        if options.metrics is not None:
-            from memcload.metrics import write_metrics  # needs a library that no one else needs
-
-            write_metrics(options.metrics, ledger, servers, exit_code=exit_code, seconds=seconds)
-    except OSError as error:
-        LOG.error("can't write the metrics %s: %s", options.metrics, error.strerror or error)
-        exit_code = exit_code or EXIT_FAILED
-    try:
         if options.report is not None:
             report = build_report(ledger, servers, exit_code=exit_code, dry=options.dry, seconds=seconds)
             write_report(report, options.report)
     except OSError as error:
         LOG.error("can't write the report %s: %s", options.report, error.strerror or error)
+        exit_code = exit_code or EXIT_FAILED
+    try:
+        if options.metrics is not None:
+            from memcload.metrics import write_metrics  # needs a library that nothing else needs
+
+            write_metrics(options.metrics, ledger, servers, exit_code=exit_code, seconds=seconds)
+    except OSError as error:
+        LOG.error("can't write the metrics %s: %s", options.metrics, error.strerror or error)
         exit_code = exit_code or EXIT_FAILED
     return exit_code
 

@@ -222,7 +222,7 @@ def test_a_wrong_device_type_is_wrong_usage(tmp_path: Path, loader: Sequence[str
     "loader",
     [
         pytest.param(REFERENCE, id="reference"),
-        pytest.param(PARALLEL, id="parallel", marks=pytest.mark.xfail(reason="shows the records of all types")),
+        pytest.param(PARALLEL, id="parallel"),
     ],
 )
 def test_a_dry_run_of_some_types_shows_only_these(tmp_path: Path, loader: Sequence[str]) -> None:
@@ -239,7 +239,6 @@ def test_a_dry_run_of_some_types_shows_only_these(tmp_path: Path, loader: Sequen
     ("name", "options"),
     [("a.gz", ("--only", "idfa")), (".a.gz", ("--again",)), (".a.gz", ("--again", "--only", "idfa"))],
 )
-@pytest.mark.xfail(reason="damage of files that keep their names is passed over in silence")
 def test_damage_is_told_even_of_a_file_that_keeps_its_name(
     tmp_path: Path, servers: Servers, loader: Sequence[str], name: str, options: Sequence[str]
 ) -> None:

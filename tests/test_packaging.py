@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 RUNNING = [*PROJECT.glob("memc*.py"), *PROJECT.glob("memcload/**/*.py"), PROJECT / "appsinstalled_pb2.py"]
 DEVELOPING = [path for folder in ("tests", "tools", "benchmarks") for path in PROJECT.glob(f"{folder}/**/*.py")]
-OWN = {"benchmarks", "appsinstalled_pb2", "memc_client", "memc_load", "memc_load_parallel", "memcload", "tests", "tools"}
+OWN = {path.stem for path in PROJECT.glob("*.py")} | {"benchmarks", "memcload", "tests", "tools"}
 
 
 def required(*names: str) -> set[str]:
