@@ -140,7 +140,7 @@ WRONG = {
     "LOG_LEVEL": "loud",
     "PROGRESS": "maybe",
     "IDFA": "127.0.0.1",
-    "GAID": "",
+    "GAID": "localhost",
     "ADID": "unix:relative",
     "DVID": "host:99999",
     "VERIFY": "x",

@@ -48,9 +48,8 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def wait(self, seconds: float) -> bool:
+    def sleep(self, seconds: float) -> None:
         self.now += seconds
-        return False
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that a throttle made by the test goes by."""
     clock = Clock()
     monkeypatch.setattr("memcload.throttle.time.monotonic", clock.monotonic)
-    monkeypatch.setattr("memcload.throttle.threading.Event.wait", lambda event, timeout: clock.wait(timeout))
+    monkeypatch.setattr("memcload.throttle.time.sleep", clock.sleep)
     return clock
 
 
