@@ -12,7 +12,7 @@ from memc_client import ServerState
 from memcload.ledger import Ledger
 from memcload.servers import Servers
 
-_REFRESHES_PER_SECOND = 4
+_REFRESHES_PER_SECOND = 1  # each takes the interpreter away from the workers for some milliseconds
 _STYLES: dict[ServerState, str] = {"ok": "green", "retrying": "yellow", "down": "bold red"}
 
 
