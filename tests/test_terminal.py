@@ -251,7 +251,7 @@ def test_a_server_is_shown_retrying_down_and_ok_again(inbox: Path, servers: Serv
     write_gz(inbox / "a.gz", line() + line("gaid"))
     write_gz(inbox / "b.gz", b"".join(numbered(2000, prefix=f"{number}-") for number in range(2)))
     servers["idfa"].kill()
-    options = [*SLOWLY, "--retries", "2", "--connect-timeout", "0.3"]
+    options = [*SLOWLY, "--retries", "5", "--connect-timeout", "0.3"]
     with session(loader, inbox, servers, *options) as shown:
         shown.wait_for(lambda screen: "idfa retrying  gaid ok" in screen)
         shown.wait_for(lambda screen: "idfa down  gaid ok" in screen)
