@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
@@ -12,7 +13,8 @@ Tag = TypeVar("Tag")
 Result = TypeVar("Result")
 
 
-class Block(NamedTuple, Generic[Tag]):
+@dataclass(frozen=True)
+class Block(Generic[Tag]):
     """Whole lines on their way to a worker. `number` counts the blocks; `tag` says what they belong to."""
 
     number: int
