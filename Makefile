@@ -35,7 +35,7 @@ data: ## make the small logs in data/appsinstalled again
 		--malformed 0.008 --repeat-keys 0.05
 
 clean: ## remove the virtual environment and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info benchmarks/.data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 prepare:
