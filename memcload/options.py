@@ -88,7 +88,7 @@ def parse_options(arguments: Sequence[str] | None, description: str, kind: type[
     add("--settle", "a truncated file younger than this is still being written", 60.0, _seconds)
     add("--dry", "parse and encode only: connect to nothing, rename nothing", False)
     if is_parallel:
-        add("--verify", "load nothing: compare the files with what the servers hold", False)
+        add("--verify", "load nothing: compare the files with what the servers hold, and log it", False)
         add("--sample", "how many of the keys to verify, a fraction", 1.0, _fraction, metavar="FRACTION")
     add("-t", "run the protobuf round trip and exit", False, long_name="--test")
 
