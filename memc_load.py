@@ -16,7 +16,7 @@ from memcload import run
 from memcload.log import LOG
 from memcload.options import NORMAL_ERR_RATE, Options, parse_options
 from memcload.prototest import prototest, show, to_message
-from memcload.records import AppsInstalled, InvalidLine, is_blank, parse_appsinstalled, strip_line_ending
+from memcload.records import AppsInstalled, parse_appsinstalled
 from memcload.tally import BlockResult, Reject, Tally
 from memcload.throttle import Throttle
 
@@ -77,16 +77,9 @@ class ReferenceLoader:
         for index, line in enumerate(lines):
             if self._run.is_stopped:
                 break
-            text = strip_line_ending(line)
-            if is_blank(text):
-                result.tally.blank += 1
+            record = result.read(index, line)
+            if record is None:
                 continue
-            try:
-                record = parse_appsinstalled(text)
-            except InvalidLine as error:
-                result.reject(Reject(index, error.reason, line))
-                continue
-            result.tally.partial += bool(record.dropped)
             if record.dev_type not in self._run.options.only:
                 result.tally.skipped += 1
                 continue

@@ -6,15 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from memc_client import END_OF_BATCH, Batch, Inquiry, inquire, meta_set, meta_set_flags, split_batch
-from memcload.records import (
-    DEVICE_TYPES,
-    InvalidLine,
-    is_blank,
-    parse_appsinstalled,
-    serialize,
-    strip_line_ending,
-)
-from memcload.tally import BlockResult, Reject
+from memcload.records import DEVICE_TYPES, serialize
+from memcload.tally import BlockResult
 
 
 class EncodedBlock(NamedTuple):
@@ -45,16 +38,9 @@ def encode_line(line: bytes, index: int, flags: bytes, result: BlockResult) -> t
 
     A line that is no record is added to the result as number `index` of its block.
     """
-    text = strip_line_ending(line)
-    if is_blank(text):
-        result.tally.blank += 1
+    record = result.read(index, line)
+    if record is None:
         return None
-    try:
-        record = parse_appsinstalled(text)
-    except InvalidLine as error:
-        result.reject(Reject(index, error.reason, line))
-        return None
-    result.tally.partial += bool(record.dropped)
     return record.dev_type, meta_set(record.key, serialize(record), flags)
 
 

@@ -6,7 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from memc_client import Refusal
-from memcload.records import Reason
+from memcload.records import (
+    AppsInstalled,
+    InvalidLine,
+    Reason,
+    is_blank,
+    parse_appsinstalled,
+    strip_line_ending,
+)
 
 
 @dataclass
@@ -65,6 +72,23 @@ class BlockResult:
     rejects: list[Reject] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
+
+    def read(self, index: int, line: bytes) -> AppsInstalled | None:
+        """Parse one line of the block, without its `\\n`; return its record, or count why there is none.
+
+        index: counts the lines of the block from 0
+        """
+        text = strip_line_ending(line)
+        if is_blank(text):
+            self.tally.blank += 1
+            return None
+        try:
+            record = parse_appsinstalled(text)
+        except InvalidLine as error:
+            self.reject(Reject(index, error.reason, line))
+            return None
+        self.tally.partial += bool(record.dropped)
+        return record
 
     def reject(self, reject: Reject) -> None:
         """Count a rejected line and keep it."""
