@@ -70,25 +70,16 @@ def _encode_common(
     while position < end:
         p = position
 
-        # device type
-        byte = block[p]
-        if byte == ord("i"):
-            if block[p + 1] != ord("d") or block[p + 2] != ord("f") or block[p + 3] != ord("a"):
-                return position
-            lane = 0
-        elif byte == ord("g"):
-            if block[p + 1] != ord("a") or block[p + 2] != ord("i") or block[p + 3] != ord("d"):
-                return position
-            lane = 1
-        elif byte == ord("a"):
-            if block[p + 1] != ord("d") or block[p + 2] != ord("i") or block[p + 3] != ord("d"):
-                return position
-            lane = 2
-        elif byte == ord("d"):
-            if block[p + 1] != ord("v") or block[p + 2] != ord("i") or block[p + 3] != ord("d"):
-                return position
-            lane = 3
-        else:
+        # device type: four bytes that end a prefix, before its colon
+        lane = 0
+        while lane < prefixes.shape[0] and not (
+            block[p] == prefixes[lane, _PREFIX_LENGTH - 5]
+            and block[p + 1] == prefixes[lane, _PREFIX_LENGTH - 4]
+            and block[p + 2] == prefixes[lane, _PREFIX_LENGTH - 3]
+            and block[p + 3] == prefixes[lane, _PREFIX_LENGTH - 2]
+        ):
+            lane += 1
+        if lane == prefixes.shape[0]:
             return position
         if block[p + 4] != ord("\t"):
             return position
