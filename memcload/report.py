@@ -8,7 +8,6 @@ from typing import Any
 
 from memcload.inbox import written_whole
 from memcload.ledger import FileLoad, Ledger
-from memcload.records import DEVICE_TYPES
 from memcload.servers import Servers
 from memcload.tally import Tally
 
@@ -22,15 +21,20 @@ def build_report(ledger: Ledger, servers: Servers, *, exit_code: int, dry: bool,
         "seconds": round(seconds, 3),
         "totals": _counts(totals),
         "files": [_file(file) for file in ledger.files],
-        "devices": {
-            name: {
-                "address": servers.addresses[name],
-                "stored": totals.stored[name],
-                "failed": totals.failed[name],
-                **servers.counters(name),
-            }
-            for name in DEVICE_TYPES
-        },
+        "devices": device_accounts(totals, servers),
+    }
+
+
+def device_accounts(totals: Tally, servers: Servers) -> dict[str, dict[str, Any]]:
+    """Return, by device type, the address of its server, what became of its records, and what its client counted."""
+    return {
+        name: {
+            "address": address,
+            "stored": totals.stored[name],
+            "failed": totals.failed[name],
+            **servers.counters(name),
+        }
+        for name, address in servers.addresses.items()
     }
 
 

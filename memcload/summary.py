@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from memcload import inbox
 from memcload.ledger import Ledger
 from memcload.log import LOG
+from memcload.report import device_accounts
 from memcload.servers import Servers
 
 
@@ -17,14 +18,14 @@ def summarize(ledger: Ledger, servers: Servers, seconds: float, *, as_table: boo
 
     A log that is a file is told in any case; then standard error is told also what to do next.
     """
-    rows = _totals(ledger, seconds)
+    rows, devices = _totals(ledger, seconds), _devices(ledger, servers)
     steps = next_steps(ledger, servers)
     has_log_file = any(isinstance(handler, logging.FileHandler) for handler in LOG.handlers)
     if as_table:
-        _print_tables(rows, _devices(ledger, servers), steps if has_log_file else [])
+        _print_tables(rows, devices, steps if has_log_file else [])
     if has_log_file or not as_table:
         LOG.info("Summary: %s", "; ".join(f"{name} {value}" for name, value in rows))
-        for device in _devices(ledger, servers):
+        for device in devices:
             LOG.info("Summary: %s", ", ".join(f"{name} {value}" for name, value in device.items()))
     for step in steps:
         LOG.warning("%s", step)
@@ -76,16 +77,12 @@ def _totals(ledger: Ledger, seconds: float) -> list[tuple[str, str]]:
 
 
 def _devices(ledger: Ledger, servers: Servers) -> list[dict[str, str]]:
-    totals = ledger.totals()
     return [
         {
             "device type": name,
-            "address": address,
-            "stored": f"{totals.stored[name]:,}",
-            "failed": f"{totals.failed[name]:,}",
-            **{counter: f"{count:,}" for counter, count in servers.counters(name).items()},
+            **{key: f"{value:,}" if isinstance(value, int) else value for key, value in accounts.items()},
         }
-        for name, address in servers.addresses.items()
+        for name, accounts in device_accounts(ledger.totals(), servers).items()
     ]
 
 
