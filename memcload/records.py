@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
 DEVICE_TYPES = ("idfa", "gaid", "adid", "dvid")
@@ -141,14 +140,3 @@ def serialize(record: AppsInstalled) -> bytes:
     except IndexError:
         apps = b"".join([_encode_app(app) for app in record.apps])
     return apps + _COORDINATES.pack(_LAT_TAG, record.lat, _LON_TAG, record.lon)
-
-
-def records_of(lines: bytes, dev_type: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the index and the line, as it was, of every record of this device type."""
-    for index, line in enumerate(lines.split(b"\n")):
-        if line.startswith(dev_type.encode()):
-            try:
-                parse_appsinstalled(strip_line_ending(line))
-            except InvalidLine:
-                continue
-            yield index, line

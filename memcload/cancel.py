@@ -1,0 +1,52 @@
+"""The one token that says whether a run is to stop; everything that waits looks at it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+_LOOK_EVERY = 0.05  # seconds
+
+
+class Cancel:
+    """Says whether a run was cancelled, when, and by which signal.
+
+    It is polled: a signal handler may only set plain attributes, since it can interrupt a thread that holds a lock.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.requested_at: float | None = None  # on the monotonic clock
+
+    @property
+    def is_set(self) -> bool:
+        """True once the run is to stop: begin nothing new, finish what is in flight."""
+        return self.requested_at is not None
+
+    def set(self, by: signal.Signals | None = None) -> None:
+        """Cancel the run."""
+        self.signal = by
+        self.requested_at = self.requested_at or time.monotonic()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep for so many seconds, or until the run is cancelled; return True if it is."""
+        end = time.monotonic() + seconds
+        while not self.is_set and (remaining := end - time.monotonic()) > 0:
+            time.sleep(min(remaining, _LOOK_EVERY))
+        return self.is_set
+
+    def listen(self) -> None:
+        """Let SIGINT and SIGTERM cancel the run; a second one ends the process at once.
+
+        A signal that was ignored when the process started (by nohup, say) stays ignored.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set:
+            os._exit(128 + number)
+        self.set(signal.Signals(number))  # and nothing is logged: the signal may have come in the middle of a line

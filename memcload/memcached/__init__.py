@@ -1,0 +1,1 @@
+"""Everything that is about memcached: its protocol, batches, connections, servers and routing."""

@@ -1,0 +1,1 @@
+"""Where the logs come from: finding, locking, reading and renaming them."""
