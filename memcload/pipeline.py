@@ -1,0 +1,248 @@
+"""From blocks of lines to acknowledged records, in order, by threads with bounded queues between them.
+
+Encode threads turn each block into a batch for every partition. Whichever of them finishes the block that is next in
+line hands its batches, and those of blocks that were finished early, to the queues of the partitions. So each
+partition's queue has its batches in the order of the blocks, and its one sender stores them in that order,
+neighbours together in one request: the last record of a key wins, as if there were but one thread.
+
+A block holds its slot until all its batches are answered. The number of slots bounds the memory, whatever the number
+of partitions, and how far the other servers can be ahead of a slow one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import TracebackType
+
+from memcload.cancel import Cancel
+from memcload.encode.encoder import Encoded, Encoder
+from memcload.memcached.batch import Batch
+from memcload.memcached.routing import Partition
+from memcload.sink import Delivery, Sink
+from memcload.tracker import FileLoad, TextResult
+
+_REQUEST_SIZE = 1 << 20  # bytes of commands
+_LOOK_EVERY = 0.05  # seconds, at the cancel token while nothing comes
+
+Text = tuple[FileLoad, bytes]  # whole lines of one file
+
+
+def blocks_of(files: Iterable[FileLoad], size: int, *, mixed: bool = True) -> Iterator[list[Text] | None]:
+    """Read files and yield their lines in blocks of about `size` bytes; None where there is nothing yet.
+
+    A large file fills many blocks, small ones share a block where `mixed` allows it.
+    """
+    block: list[Text] = []
+    filled = 0
+    for file in files:
+        for lines in file.texts(size):
+            if lines:
+                file.texts_out += 1
+                block.append((file, lines))
+                filled += len(lines)
+            if filled >= size:
+                yield block
+                block, filled = [], 0
+            elif not lines:
+                yield None
+        file.is_read = True
+        if block and not mixed:
+            yield block
+            block, filled = [], 0
+        elif not block:
+            yield None  # so that the file is finalized if it is complete
+    if block:
+        yield block
+
+
+@dataclass(eq=False)
+class _Block:
+    """A block on its way, with what is known of its texts so far."""
+
+    number: int
+    texts: list[Text]
+    results: list[TextResult]
+    encoded: Encoded
+    unanswered: int = 0  # batches
+
+
+class Pipeline:
+    """The threads of a run. A context manager; leaving it ends them.
+
+    Args:
+        partitions: each gets a queue and a sender.
+        sink: what the senders store in.
+        new_encoder: called once in each encode thread.
+        encode_threads: how many of them there are.
+        slots: how many blocks may be under way.
+        show: what makes the log lines of a text's records, in a dry run that shows them.
+        cancel: once it is set, blocks are put but nothing is begun any more.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[Partition],
+        sink: Sink,
+        new_encoder: Callable[[], Encoder],
+        *,
+        encode_threads: int,
+        slots: int,
+        cancel: Cancel,
+        show: Callable[[bytes], list[str]] | None = None,
+    ) -> None:
+        self._sink = sink
+        self._new_encoder = new_encoder
+        self._slots = slots
+        self._cancel = cancel
+        self._show = show
+        self._submitted: SimpleQueue[tuple[int, list[Text]] | None] = SimpleQueue()
+        self._queues: list[SimpleQueue[tuple[_Block, Batch] | None]] = [SimpleQueue() for _ in partitions]
+        self._finished: SimpleQueue[_Block | BaseException] = SimpleQueue()
+        self._lock = threading.Lock()  # of what encoders and senders share: the next three
+        self._encoded: dict[int, _Block] = {}  # blocks waiting for earlier ones
+        self._next_to_queue = 0
+        self._is_aborted = False
+        self._results: dict[int, _Block] = {}  # finished blocks waiting for earlier ones; the caller's, as is the rest
+        self._put = 0
+        self._under_way = 0
+        self._next_result = 0
+        self._encoders = [threading.Thread(target=self._run, args=(self._encode,)) for _ in range(encode_threads)]
+        self._senders = [threading.Thread(target=self._run, args=(self._send, p)) for p in partitions]
+        for thread in self._encoders + self._senders:
+            thread.daemon = True
+
+    def __enter__(self) -> Pipeline:
+        for thread in self._encoders + self._senders:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_aborted = self._is_aborted or error is not None
+        for _ in self._encoders:
+            self._submitted.put(None)
+        for thread in self._encoders:
+            thread.join()
+        for queue in self._queues:
+            queue.put(None)
+        for thread in self._senders:
+            thread.join()
+
+    # -- the caller's side
+
+    def put(self, texts: list[Text]) -> None:
+        """Put the next block in; wait for a free slot."""
+        while self._under_way >= self._slots:
+            self._collect()
+        self._submitted.put((self._put, texts))
+        self._put += 1
+        self._under_way += 1
+
+    def finished(self) -> Iterator[TextResult]:
+        """Yield what became of the texts, in their order, as far as that is known."""
+        while not self._finished.empty():
+            self._collect()
+        while self._next_result in self._results:
+            block = self._results.pop(self._next_result)
+            self._next_result += 1
+            yield from block.results
+
+    def drain(self) -> Iterator[TextResult]:
+        """Wait for all blocks and yield what became of their texts, in their order."""
+        while self._under_way:
+            self._collect()
+        yield from self.finished()
+
+    def _collect(self) -> None:
+        """Wait for a block to be finished, whichever it is."""
+        block = self._finished.get()
+        if isinstance(block, BaseException):
+            raise block
+        self._results[block.number] = block
+        self._under_way -= 1
+
+    # -- the threads
+
+    def _run(self, work: Callable[..., None], *arguments: Partition) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:  # which the caller raises again
+            self._is_aborted = True
+            self._finished.put(error)
+
+    def _encode(self) -> None:
+        encoder: Encoder | None = None
+        while (submitted := self._submitted.get()) is not None:
+            encoder = encoder or self._new_encoder()
+            number, texts = submitted
+            encoded = encoder.encode([] if self._stops else [lines for _, lines in texts])
+            results = [
+                TextResult.of(file, text) for (file, _), text in zip(texts, encoded.texts, strict=False)
+            ]
+            if self._show is not None:
+                for result, (_, lines) in zip(results, texts, strict=False):
+                    result.shown = self._show(lines)
+            self._hand_over(_Block(number, texts, results, encoded))
+
+    @property
+    def _stops(self) -> bool:
+        return self._is_aborted or self._cancel.is_set
+
+    def _hand_over(self, block: _Block) -> None:
+        """Queue the batches of this block and of those that waited for it, in the order of the blocks."""
+        with self._lock:
+            self._encoded[block.number] = block
+            while (ready := self._encoded.pop(self._next_to_queue, None)) is not None:
+                self._next_to_queue += 1
+                batches = [(number, batch) for number, batch in enumerate(ready.encoded.batches) if batch.count]
+                ready.unanswered = len(batches)
+                for number, batch in batches:
+                    self._queues[number].put((ready, batch))
+                if not batches:
+                    self._finished.put(ready)
+
+    def _send(self, partition: Partition) -> None:
+        queue = self._queues[partition.number]
+        item = queue.get()
+        while item is not None:
+            items = [item]
+            size = len(item[1].commands)
+            item = None
+            while size < _REQUEST_SIZE:
+                try:
+                    item = queue.get_nowait()
+                except Empty:
+                    break
+                if item is None:
+                    return self._store(partition, items)
+                items.append(item)
+                size += len(item[1].commands)
+            self._store(partition, items)
+            item = queue.get()
+
+    def _store(self, partition: Partition, items: Sequence[tuple[_Block, Batch]]) -> None:
+        """Store neighbouring batches, and deal what became of them back to their texts."""
+        delivery = Delivery()
+        if not self._stops:
+            files = [block.texts[-1][0].number for block, _ in items]
+            delivery = self._sink.store(partition, [batch for _, batch in items], files)
+        first = 0
+        for block, batch in items:
+            with self._lock:
+                self._deal(partition, block, batch, delivery.share(first, batch.count))
+                block.unanswered -= 1
+                if not block.unanswered:
+                    self._finished.put(block)
+            first += batch.count
+
+    def _deal(self, partition: Partition, block: _Block, batch: Batch, delivery: Delivery) -> None:
+        first = 0
+        for (_, lines), encoded, result in zip(block.texts, block.encoded.texts, block.results, strict=True):
+            count = encoded.records[partition.number]
+            if count:
+                result.add(partition, delivery.share(first, count), lines, batch.lines[first : first + count])
+            first += count

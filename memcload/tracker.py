@@ -1,0 +1,475 @@
+"""The files of a run, in their order: what became of their records, and in the end of themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from memcload.cancel import Cancel
+from memcload.counts import Counts, Reject
+from memcload.encode.encoder import EncodedText
+from memcload.log import LOG, excerpt, log_lines
+from memcload.memcached.routing import Partition
+from memcload.memcached.server import Identity, Server, ServerDown
+from memcload.outcome import FileFacts, Status, Verdict, decide
+from memcload.sink import Delivery
+from memcload.source.local import LocalSource
+from memcload.source.reader import InputFile
+from memcload.source.rejects import Rejects
+
+_SHOWN_OF_A_KIND = 3  # warnings about lines, for a run
+_CONFIRM_INTERVAL = 0.1  # seconds; files that become complete within it are confirmed and renamed together
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_ROOM_TIMEOUT = 5.0  # seconds to wait for a descriptor when none of ours can be given back
+
+Confirm = Callable[[Iterable[str]], dict[str, Identity | ServerDown]]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run was told about its files.
+
+    only: the device types to load, where these are not all
+    reloads: how often a file whose records were lost may be loaded again
+    """
+
+    settle: float
+    max_error_rate: float
+    dry: bool
+    only: tuple[str, ...] = ()
+    rejects: str | None = None
+    max_rejects: int = 100_000
+    reloads: int = 0
+
+
+@dataclass(eq=False)
+class FileLoad:
+    """One file on its way through a run. What is in it so far is right for the texts that were added.
+
+    number: its place in the order of the run
+    attempt: counts the loads of this file in this run from 1
+    texts_out: how many texts were handed out whose results were not added
+    causes: why records failed, by the address of the server
+    acknowledged: who acknowledged records, by the address of the server
+    """
+
+    path: str
+    number: int = 0
+    attempt: int = 1
+    input: InputFile | None = None
+    counts: Counts = field(default_factory=Counts)
+    lines: int = 0
+    texts_out: int = 0
+    is_read: bool = False
+    read_error: str = ""
+    not_renamable: str = ""
+    causes: dict[str, ServerDown] = field(default_factory=dict)
+    acknowledged: set[tuple[str, Identity]] = field(default_factory=set)
+    rejects: Rejects | None = None
+    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    verdict: Verdict = Verdict("pending")
+    renamed_to: str | None = None
+    unshown: Counter[str] = field(default_factory=Counter)  # warnings that are only counted, by kind
+    is_current: bool = False  # the first file that is not finalized: the one that the log talks about
+    messages: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def status(self) -> Status:
+        """What became of the file; pending until it is finalized."""
+        return self.verdict.status
+
+    @property
+    def is_complete(self) -> bool:
+        """True once it is known what became of every line."""
+        return self.is_read and not self.texts_out
+
+    def texts(self, size: int) -> Iterator[bytes]:
+        """Yield the lines of the file in texts of about `size` bytes; an error ends them and is kept."""
+        if self.input is None:
+            return
+        try:
+            yield from self.input.texts(size)
+        except OSError as error:
+            self.read_error = error.strerror or str(error)
+
+    def say(self, level: int, message: str) -> None:
+        """Log a message about the file, when its turn has come."""
+        if self.is_current:
+            LOG.log(level, "%s", message)
+        else:
+            self.messages.append((level, message))
+
+
+@dataclass
+class TextResult:
+    """What became of a text: whole lines of one file.
+
+    refused: what servers said of records that they refused for another reason than their size
+    shown: the log lines of its records, in a dry run
+    """
+
+    file: FileLoad
+    lines: int
+    counts: Counts
+    rejects: list[Reject]
+    refused: list[str] = field(default_factory=list)
+    causes: dict[str, ServerDown] = field(default_factory=dict)
+    acknowledged: set[tuple[str, Identity]] = field(default_factory=set)
+    shown: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, file: FileLoad, text: EncodedText) -> TextResult:
+        """Make the result of a text of which nothing is delivered yet."""
+        counts = Counts(partial=text.partial, blank=text.blank, skipped=text.skipped)
+        for reject in text.rejects:
+            counts.rejected[reject.reason] += 1
+        return cls(file, text.lines, counts, text.rejects)
+
+    def add(self, partition: Partition, delivery: Delivery, text: bytes, lines: Sequence[int]) -> None:
+        """Add what became of its records of one partition; `lines` are the numbers of their lines in the text."""
+        failed, stored = delivery.failed, delivery.answered - len(delivery.refusals)
+        if delivery.answered:
+            self.acknowledged |= {(partition.server, identity) for identity in delivery.identities}
+        if delivery.failed and delivery.cause:
+            self.causes[partition.server] = delivery.cause
+        if delivery.refusals:
+            split = text.split(b"\n")
+            for refusal in delivery.refusals:
+                line = lines[refusal.position]
+                if refusal.too_large:
+                    self.counts.rejected["too_large"] += 1
+                    self.rejects.append(Reject(line, "too_large", split[line]))
+                else:
+                    failed += 1
+                    reason = f"{partition.device_type} {partition.server} refused a record: {refusal.reply}"
+                    self.refused.append(reason)
+                    self.causes.setdefault(partition.server, ServerDown(partition.server, refusal.reply))
+        if stored:
+            self.counts.stored[partition.number] += stored
+        if failed:
+            self.counts.failed[partition.number] += failed
+
+
+class Tracker:
+    """Keeps the accounts of a run's files and finalizes them in their order.
+
+    files: those that are finalized
+    records_seen, rejects_seen: also count those of files that are being loaded
+    has_trouble: something went wrong that is no file's fault
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        source: LocalSource,
+        rules: Rules,
+        cancel: Cancel,
+        servers: dict[str, Server],
+        confirm: Confirm,
+    ) -> None:
+        self.rules = rules
+        self._source = source
+        self._cancel = cancel
+        self._servers = servers
+        self._confirm = confirm
+        self._waiting = deque(FileLoad(path, number) for number, path in enumerate(paths))
+        self._open: deque[FileLoad] = deque()
+        self._last_confirmed = 0.0
+        self._earlier_pending = ""  # the first file of the run that stays pending
+        self._shown: Counter[str] = Counter()  # warnings about lines, by kind
+        self._bytes_finalized = 0
+        self.records_seen = 0
+        self.rejects_seen = 0
+        self.files: list[FileLoad] = []
+        self.has_trouble = False
+        self.must_rewind = False
+
+    # -- reading
+
+    @property
+    def is_finished(self) -> bool:
+        """True once every file is finalized."""
+        return not self._waiting and not self._open
+
+    def to_read(self) -> Iterator[FileLoad]:
+        """Yield the files that are still to be read, in order, opened or with the reason why that can't be done."""
+        while self._waiting and not self._cancel.is_set:
+            file = self._waiting.popleft()
+            self._open.append(file)
+            file.started = time.monotonic()
+            self._introduce()
+            self._begin(file)
+            yield file
+
+    def _begin(self, file: FileLoad) -> None:
+        rules = self.rules
+        try:
+            if not rules.dry and (why := self._source.why_not_renamable(file.path)):
+                file.not_renamable = why
+                return
+            file.input = self._open_patiently(file.path)
+        except OSError as error:
+            file.read_error = error.strerror or str(error)
+            return
+        if rules.rejects is not None or not rules.dry:
+            file.rejects = Rejects(file.path, rules.rejects, rules.max_rejects)
+
+    def _open_patiently(self, path: str) -> InputFile:
+        """Open a file; wait for a while where the process or the system has run out of descriptors."""
+        deadline = time.monotonic() + _ROOM_TIMEOUT
+        while True:
+            try:
+                return self._source.open(path)
+            except OSError as error:
+                if error.errno not in _OUT_OF_DESCRIPTORS or time.monotonic() > deadline or self._cancel.wait(0.05):
+                    raise
+
+    def _introduce(self) -> None:
+        """Log which file it is whose turn has come. Later ones may have been begun; they are not talked about yet."""
+        if self._open and not self._open[0].is_current:
+            current = self._open[0]
+            current.is_current = True
+            log_lines([(logging.INFO, f"Processing {current.path}"), *current.messages])
+            current.messages.clear()
+
+    # -- results
+
+    def add_all(self, results: Iterable[TextResult]) -> None:
+        """Add what became of texts; those of a file come in their order."""
+        for result in results:
+            self.add(result)
+
+    def add(self, result: TextResult) -> None:
+        """Add what became of a text."""
+        file = result.file
+        file.texts_out -= 1
+        for message in result.shown:
+            file.say(logging.DEBUG, message)
+        for message in result.refused:
+            if self._shows(file, "refused by a server"):
+                file.say(logging.WARNING, f"{file.path}: {message}")
+        if result.rejects:
+            self._add_rejects(file, sorted(result.rejects))
+        self.records_seen += result.counts.records
+        file.lines += result.lines
+        file.counts += result.counts
+        file.causes.update(result.causes)
+        file.acknowledged |= result.acknowledged
+
+    def _add_rejects(self, file: FileLoad, rejects: list[Reject]) -> None:
+        self.rejects_seen += len(rejects)
+        for reject in rejects:
+            number, kind = file.lines + reject.line + 1, f"rejected for {reject.reason}"
+            if self._shows(file, kind):
+                file.say(logging.WARNING, f"{file.path}:{number}: {kind}: {excerpt(reject.text)}")
+            if file.rejects is not None:
+                try:
+                    file.rejects.add(number, reject)
+                except OSError as error:
+                    self._note_trouble(file, "can't keep its rejected lines", error)
+                    file.rejects.close()
+                    file.rejects = None
+
+    def _shows(self, file: FileLoad, kind: str) -> bool:
+        """Return True if a warning about a line is shown: the first few of a kind in this run. Others are counted."""
+        if self._shown[kind] < _SHOWN_OF_A_KIND:
+            self._shown[kind] += 1
+            return True
+        file.unshown[kind] += 1
+        return False
+
+    def _note_trouble(self, file: FileLoad, what: str, error: OSError) -> None:
+        self.has_trouble = True
+        file.say(logging.ERROR, f"{file.path}: {what}: {error.strerror or error}")
+
+    # -- finalizing
+
+    def finalize_complete(self, *, last: bool = False) -> None:
+        """Finalize the files that are complete and have no incomplete one before them.
+
+        Where a server has lost records of one of them, `must_rewind` is set: this file and all that were begun after
+        it are to be loaded again.
+
+        Args:
+            last: do it now, even if the servers were confirmed a moment ago.
+        """
+        complete = list(itertools.takewhile(lambda file: file.is_complete, self._open))
+        if not complete or self.must_rewind:
+            return
+        now = time.monotonic()
+        if not last and now - self._last_confirmed < _CONFIRM_INTERVAL:
+            return
+        self._last_confirmed = now
+        asked = {address for file in complete if not file.causes for address, _ in file.acknowledged}
+        answers = self._confirm(asked) if asked else {}
+        lines: list[tuple[int, str]] = []
+        for file in complete:
+            verdict = decide(self._facts(file, answers))
+            if verdict.reason == "server_lost_records" and file.attempt <= self.rules.reloads:
+                file.say(logging.WARNING, f"{file.path}: {verdict.detail}; loading it again")
+                self.must_rewind = True
+                break
+            self._open.popleft()
+            lines += self._finalize(file, verdict)
+        if lines:
+            log_lines(lines)
+        self._introduce()
+
+    def finalize_rest(self) -> None:
+        """Finalize the files that a cancelled run leaves behind."""
+        for file in [*self._open, *self._waiting]:
+            log_lines(self._finalize(file, decide(self._facts(file, {}))))
+        self._open.clear()
+        self._waiting.clear()
+
+    def rewind(self) -> None:
+        """Forget what is known of the files that are not finalized; they are to be read again, in order."""
+        self.must_rewind = False
+        while self._open:
+            file = self._open.pop()
+            self._forget(file)
+            self._waiting.appendleft(FileLoad(file.path, file.number, file.attempt + 1))
+
+    def _forget(self, file: FileLoad) -> None:
+        if file.rejects is not None:
+            file.rejects.close()
+        self.records_seen -= file.counts.records
+        self.rejects_seen -= sum(file.counts.rejected.values())
+
+    def _facts(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> FileFacts:
+        source, rules = file.input, self.rules
+        unreachable, lost = self._losses(file, answers)
+        facts = FileFacts(
+            stopped_by=self._cancel.signal.name if self._cancel.signal else "",
+            not_renamable=file.not_renamable,
+            read_error=file.read_error,
+            records=file.counts.records,
+            failed=sum(file.counts.failed.values()),
+            failures="; ".join(f"{self._label(address)}: {error.cause}" for address, error in file.causes.items()),
+            unreachable=unreachable,
+            lost=lost,
+            settle=rules.settle,
+            earlier_pending=self._earlier_pending,
+            dry=rules.dry,
+            only=rules.only,
+            loaded_before=self._source.is_done(file.path),
+        )
+        if source is None:
+            return facts
+        return dataclasses.replace(
+            facts,
+            damage=source.damage.kind if source.damage else None,
+            damage_description=source.damage.description if source.damage else "",
+            size=source.size,
+            age=source.age,
+            open_for_writing=source.is_open_for_writing(),
+            incomplete_text=source.is_plain and source.ends_within_line,
+            changed=os.path.lexists(file.path) and not source.is_unchanged(),
+        )
+
+    def _losses(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> tuple[str, str]:
+        """Return which server of a file does not answer, and which has lost records, in words; empty where none."""
+        for address, identity in file.acknowledged:
+            answer = answers.get(address, identity)
+            if isinstance(answer, ServerDown):
+                return f"{self._label(address)}: {answer.cause}, so it can't tell whether it still has the records", ""
+            if answer != identity:
+                return "", f"{self._label(address)} {identity.loss(answer)}"
+        return "", ""
+
+    def _label(self, address: str) -> str:
+        return self._servers[address].label
+
+    def _finalize(self, file: FileLoad, verdict: Verdict) -> list[tuple[int, str]]:
+        """Let a verdict take effect; return what is to be logged about it."""
+        file.seconds = time.monotonic() - file.started
+        if verdict.is_loaded and file.input is not None and not (self._source.is_done(file.path) or self.rules.only):
+            self._save_rejects(file, file.input)
+        if verdict.renames:
+            try:
+                file.renamed_to = self._source.finalize(file.path, verdict.status)
+            except OSError as error:
+                detail = f"loaded, but it can't be renamed: {error.strerror or error}"
+                verdict = Verdict("error", "rename_failed", detail, holds_back=os.path.lexists(file.path))
+        if verdict.holds_back and not self._earlier_pending:
+            self._earlier_pending = file.path
+        file.verdict = verdict
+        if file.rejects is not None:
+            file.rejects.close()
+        if file.input is not None:
+            self._bytes_finalized += file.input.bytes_read
+        self.files.append(file)
+        said = [] if file.is_current else [(logging.INFO, f"Processing {file.path}")]
+        return said + file.messages + self._closing_lines(file)
+
+    def _save_rejects(self, file: FileLoad, source: InputFile) -> None:
+        if file.rejects is None:
+            return
+        try:
+            saved = file.rejects.save(source.stat)
+        except OSError as error:
+            self._note_trouble(file, "can't save its rejected lines", error)
+        else:
+            if saved:
+                dropped = f"; {file.rejects.dropped:,} more are only counted" if file.rejects.dropped else ""
+                file.say(logging.INFO, f"Rejected lines saved as {saved}{dropped}")
+
+    def _closing_lines(self, file: FileLoad) -> list[tuple[int, str]]:
+        counts, verdict, path = file.counts, file.verdict, file.path
+        lines = [(logging.WARNING, f"{path}: {count:,} more lines {kind}") for kind, count in file.unshown.items()]
+        renamed = f", now {file.renamed_to}" if file.renamed_to else ""
+        if verdict.status == "pending":
+            lines.append((logging.ERROR if verdict.holds_back else logging.INFO, f"{path} stays pending: {verdict.detail}"))
+        elif verdict.status == "damaged":
+            kept = f"set aside as {file.renamed_to}" if file.renamed_to else "keeps its name"
+            lines.append((logging.ERROR, f"{path} is {verdict.reason}: {verdict.detail}; it {kept}"))
+        elif verdict.status == "error":
+            lines.append((logging.ERROR, f"{path}: {verdict.detail}"))
+        stored, rejected, failed = (sum(c.values()) for c in (counts.stored, counts.rejected, counts.failed))
+        lines.append(
+            (
+                logging.INFO,
+                f"{path}: {verdict.status}{renamed}. {counts.records} records in {file.seconds:.1f} s: {stored} stored, "
+                f"{rejected} rejected, {failed} failed; {counts.partial} partial, {counts.blank} blank lines",
+            )
+        )
+        if verdict.is_loaded:
+            if self.is_rate_too_high(file):
+                limit = self.rules.max_error_rate
+                lines.append((logging.ERROR, f"High error rate ({counts.error_rate} > {limit}). Failed load"))
+            else:
+                lines.append((logging.INFO, f"Acceptable error rate ({counts.error_rate}). Successful load"))
+        return lines
+
+    # -- what there is to tell
+
+    def is_rate_too_high(self, file: FileLoad) -> bool:
+        """Return True if more of the file's records were rejected than is acceptable."""
+        return file.counts.error_rate > self.rules.max_error_rate
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes of all files, as they lie on disk, have been read so far."""
+        return self._bytes_finalized + sum(file.input.bytes_read for file in list(self._open) if file.input)
+
+    def totals(self) -> Counts:
+        """Return the sum of all finalized files."""
+        totals = Counts()
+        for file in self.files:
+            totals += file.counts
+        return totals
+
+    @property
+    def is_clean(self) -> bool:
+        """True if everything ended well, so that the exit code may be 0."""
+        return not self.has_trouble and all(
+            file.verdict.is_clean and not self.is_rate_too_high(file) for file in self.files
+        )
