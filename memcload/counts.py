@@ -44,12 +44,27 @@ class Counts:
         return self
 
     @property
+    def total_stored(self) -> int:
+        """How many records were stored, over all partitions."""
+        return sum(self.stored.values())
+
+    @property
+    def total_failed(self) -> int:
+        """How many records failed, over all partitions."""
+        return sum(self.failed.values())
+
+    @property
+    def total_rejected(self) -> int:
+        """How many lines were rejected, for whatever reason."""
+        return sum(self.rejected.values())
+
+    @property
     def records(self) -> int:
         """All records that were to be loaded: stored, rejected and failed."""
-        return sum(self.stored.values()) + sum(self.failed.values()) + sum(self.rejected.values())
+        return self.total_stored + self.total_rejected + self.total_failed
 
     @property
     def error_rate(self) -> float:
         """Rejected records as a fraction of all, 0 where there are none."""
         records = self.records
-        return sum(self.rejected.values()) / records if records else 0.0
+        return self.total_rejected / records if records else 0.0

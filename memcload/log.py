@@ -1,63 +1,117 @@
-"""The log: its format, what it may show of an input line, and how it spares the reader repetition."""
+"""The log: its format, what it may show of an input line, and where it goes, whatever happens there."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
-import sys
-from collections import Counter
-from collections.abc import Callable
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from memcload.console import warn_console, write_all, write_console
 
 LOG = logging.getLogger("memcload")
 
-_FORMAT = "[%(asctime)s] %(levelname).1s %(message)s"
 _DATE_FORMAT = "%Y.%m.%d %H:%M:%S"
-_FIRST_FEW = 3  # complaints of one kind that are shown for a file
 _LONGEST_SHOWN = 120  # characters of an input line
 
-
-class _SafeFormatter(logging.Formatter):
-    """Puts every record on one line: no name of a file and no text of an input can forge another."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+Write = Callable[[str], None]
+"""Writes whole lines somewhere. Raises OSError."""
 
 
-class _TolerantHandler(logging.Handler):
-    """Mixed into a handler: a log that can't be written must not stop a load, nor go unnoticed."""
+class LogHandler(logging.Handler):
+    """Formats messages, one line for each, and writes them.
 
-    failures = 0  # of all handlers together
+    A log that can't be written must not stop a load, nor go unnoticed: `failures` counts the lines that were lost.
+    """
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not _TolerantHandler.failures:
-            with contextlib.suppress(OSError):
-                print(f"can't write the log: {sys.exc_info()[1]}", file=sys.stderr)
-        _TolerantHandler.failures += 1
-
-
-class _ConsoleHandler(_TolerantHandler, logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to standard error as it is at the moment: a progress display puts itself in between."""
+    def __init__(self, write: Write) -> None:
+        super().__init__()
+        self.write = write
+        self.failures = 0
+        self._second = 0
+        self._time = ""  # of that second, formatted
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+        """Write the message of a record."""
+        self.emit_lines([(record.levelno, record.getMessage())])
 
-
-class _FileHandler(_TolerantHandler, logging.handlers.WatchedFileHandler):
-    """Opens the file anew when it was renamed, so that it can be rotated under a running load."""
-
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit_lines(self, lines: Iterable[tuple[int, str]]) -> None:
+        """Write messages with their levels, all at once."""
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._time = now, time.strftime(_DATE_FORMAT, time.localtime(now))
+        texts = [f"[{self._time}] {logging.getLevelName(level)[0]} {printable(message)}\n" for level, message in lines]
         try:
-            super().emit(record)
-        except OSError:  # it can't be opened anew
-            self.handleError(record)
+            self.write("".join(texts))
+        except OSError as error:
+            if not self.failures:
+                warn_console(f"can't write the log: {error}")
+            self.failures += len(texts)
+
+
+class _LogFile:
+    """A file that is appended to, and opened anew once it was renamed or deleted: logrotate may do so under a running load."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        self._descriptor: int | None = None
+        self._identity = (0, 0)
+        self._is_cut = False  # the last line, by a disk that became full
+        self._open()
+
+    def write(self, text: str) -> None:
+        descriptor = self._reopened()
+        data = text.encode("utf-8", "backslashreplace")
+        if self._is_cut:
+            data = b"\n" + data
+        self._is_cut = True
+        write_all(descriptor, data)
+        self._is_cut = False
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _reopened(self) -> int:
+        try:
+            found = os.stat(self._path)
+            is_same = (found.st_dev, found.st_ino) == self._identity
+        except FileNotFoundError:
+            is_same = False
+        if not is_same or self._descriptor is None:
+            self.close()
+            return self._open()
+        return self._descriptor
+
+    def _open(self) -> int:
+        # Without O_NONBLOCK a named pipe that nobody reads would be waited for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(self._path, flags, 0o666)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.set_blocking(descriptor, True)
+        self._descriptor, self._identity, self._is_cut = descriptor, (found.st_dev, found.st_ino), False
+        return descriptor
+
+
+class _FileLogHandler(LogHandler):
+    """Writes to a file."""
+
+    def __init__(self, path: str) -> None:
+        self._file = _LogFile(path)
+        super().__init__(self._file.write)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def start_logging(path: str | None, level: str) -> None:
     """Log to the console (standard error), or append to a file. Raises OSError if it can't be opened."""
-    handler = _ConsoleHandler() if path is None else _FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(_SafeFormatter(_FORMAT, _DATE_FORMAT))
+    handler = LogHandler(write_console) if path is None else _FileLogHandler(path)
     for old in LOG.handlers[:]:
         LOG.removeHandler(old)
         old.close()
@@ -66,9 +120,34 @@ def start_logging(path: str | None, level: str) -> None:
     LOG.propagate = False
 
 
+def log_lines(lines: Iterable[tuple[int, str]]) -> None:
+    """Log messages with their levels, in one write: several that belong together cost little more than one."""
+    enabled = [(level, message) for level, message in lines if LOG.isEnabledFor(level)]
+    handlers = [handler for handler in LOG.handlers if isinstance(handler, LogHandler)]
+    if not handlers:  # somebody else has set up the logging
+        for level, message in enabled:
+            LOG.log(level, "%s", message)
+    for handler in handlers if enabled else ():
+        with handler.lock or contextlib.nullcontext():
+            handler.emit_lines(enabled)
+
+
 def log_failures() -> int:
-    """Return how many messages could not be written to the log."""
-    return _TolerantHandler.failures
+    """Return how many messages could not be written since the log was started."""
+    return sum(handler.failures for handler in LOG.handlers if isinstance(handler, LogHandler))
+
+
+@contextlib.contextmanager
+def console_lines_through(write: Write) -> Iterator[None]:
+    """Hand the lines for the console to `write` for as long as the context lasts: a display is shown there."""
+    handlers = [h for h in LOG.handlers if isinstance(h, LogHandler) and not isinstance(h, _FileLogHandler)]
+    for handler in handlers:
+        handler.write = write
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.write = write_console
 
 
 def printable(text: str) -> str:
@@ -82,26 +161,3 @@ def excerpt(line: bytes) -> str:
     """Return the beginning of an input line, fit to be shown in the log."""
     text = printable(line[: _LONGEST_SHOWN + 1].decode("ascii", "backslashreplace").replace("\t", "\\t"))
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
-
-
-class Complaints:
-    """Warnings about one file: the first few of each kind are logged, the others counted.
-
-    say: what logs a warning
-    """
-
-    def __init__(self, say: Callable[[str], None] = lambda message: LOG.warning("%s", message)) -> None:
-        self._say = say
-        self._seen: Counter[str] = Counter()
-
-    def add(self, kind: str, message: str) -> None:
-        """Complain, unless there were enough complaints of this kind."""
-        self._seen[kind] += 1
-        if self._seen[kind] <= _FIRST_FEW:
-            self._say(message)
-
-    def summarize(self) -> None:
-        """Log how many complaints of each kind were not shown."""
-        for kind, count in self._seen.items():
-            if count > _FIRST_FEW:
-                self._say(f"… and {count - _FIRST_FEW} more: {kind}")

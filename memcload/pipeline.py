@@ -22,7 +22,7 @@ from memcload.encode.encoder import Encoded, Encoder
 from memcload.memcached.batch import Batch
 from memcload.memcached.routing import Partition
 from memcload.sink import Delivery, Sink
-from memcload.tracker import FileLoad, TextResult
+from memcload.file_load import FileLoad, TextResult
 
 _REQUEST_SIZE = 1 << 20  # bytes of commands
 _LOOK_EVERY = 0.05  # seconds, at the cancel token while nothing comes

@@ -10,16 +10,14 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from memcload.cancel import Cancel
 from memcload.counts import Counts, Reject
-from memcload.encode.encoder import EncodedText
-from memcload.log import LOG, excerpt, log_lines
-from memcload.memcached.routing import Partition
+from memcload.file_load import FileLoad, Message, TextResult
+from memcload.log import excerpt, log_lines
 from memcload.memcached.server import Identity, Server, ServerDown
-from memcload.outcome import FileFacts, Status, Verdict, decide
-from memcload.sink import Delivery
+from memcload.outcome import FileFacts, Verdict, decide
 from memcload.source.local import LocalSource
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
@@ -47,115 +45,6 @@ class Rules:
     rejects: str | None = None
     max_rejects: int = 100_000
     reloads: int = 0
-
-
-@dataclass(eq=False)
-class FileLoad:
-    """One file on its way through a run. What is in it so far is right for the texts that were added.
-
-    number: its place in the order of the run
-    attempt: counts the loads of this file in this run from 1
-    texts_out: how many texts were handed out whose results were not added
-    causes: why records failed, by the address of the server
-    acknowledged: who acknowledged records, by the address of the server
-    """
-
-    path: str
-    number: int = 0
-    attempt: int = 1
-    input: InputFile | None = None
-    counts: Counts = field(default_factory=Counts)
-    lines: int = 0
-    texts_out: int = 0
-    is_read: bool = False
-    read_error: str = ""
-    not_renamable: str = ""
-    causes: dict[str, ServerDown] = field(default_factory=dict)
-    acknowledged: set[tuple[str, Identity]] = field(default_factory=set)
-    rejects: Rejects | None = None
-    started: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
-    verdict: Verdict = Verdict("pending")
-    renamed_to: str | None = None
-    unshown: Counter[str] = field(default_factory=Counter)  # warnings that are only counted, by kind
-    is_current: bool = False  # the first file that is not finalized: the one that the log talks about
-    messages: list[tuple[int, str]] = field(default_factory=list)
-
-    @property
-    def status(self) -> Status:
-        """What became of the file; pending until it is finalized."""
-        return self.verdict.status
-
-    @property
-    def is_complete(self) -> bool:
-        """True once it is known what became of every line."""
-        return self.is_read and not self.texts_out
-
-    def texts(self, size: int) -> Iterator[bytes]:
-        """Yield the lines of the file in texts of about `size` bytes; an error ends them and is kept."""
-        if self.input is None:
-            return
-        try:
-            yield from self.input.texts(size)
-        except OSError as error:
-            self.read_error = error.strerror or str(error)
-
-    def say(self, level: int, message: str) -> None:
-        """Log a message about the file, when its turn has come."""
-        if self.is_current:
-            LOG.log(level, "%s", message)
-        else:
-            self.messages.append((level, message))
-
-
-@dataclass
-class TextResult:
-    """What became of a text: whole lines of one file.
-
-    refused: what servers said of records that they refused for another reason than their size
-    shown: the log lines of its records, in a dry run
-    """
-
-    file: FileLoad
-    lines: int
-    counts: Counts
-    rejects: list[Reject]
-    refused: list[str] = field(default_factory=list)
-    causes: dict[str, ServerDown] = field(default_factory=dict)
-    acknowledged: set[tuple[str, Identity]] = field(default_factory=set)
-    shown: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, file: FileLoad, text: EncodedText) -> TextResult:
-        """Make the result of a text of which nothing is delivered yet."""
-        counts = Counts(partial=text.partial, blank=text.blank, skipped=text.skipped)
-        for reject in text.rejects:
-            counts.rejected[reject.reason] += 1
-        return cls(file, text.lines, counts, text.rejects)
-
-    def add(self, partition: Partition, delivery: Delivery, text: bytes, lines: Sequence[int]) -> None:
-        """Add what became of its records of one partition; `lines` are the numbers of their lines in the text."""
-        failed, stored = delivery.failed, delivery.answered - len(delivery.refusals)
-        if delivery.answered:
-            self.acknowledged |= {(partition.server, identity) for identity in delivery.identities}
-        if delivery.failed and delivery.cause:
-            self.causes[partition.server] = delivery.cause
-        if delivery.refusals:
-            split = text.split(b"\n")
-            for refusal in delivery.refusals:
-                line = lines[refusal.position]
-                if refusal.too_large:
-                    self.counts.rejected["too_large"] += 1
-                    self.rejects.append(Reject(line, "too_large", split[line]))
-                else:
-                    failed += 1
-                    reason = f"{partition.device_type} {partition.server} refused a record: {refusal.reply}"
-                    self.refused.append(reason)
-                    self.causes.setdefault(partition.server, ServerDown(partition.server, refusal.reply))
-        if stored:
-            self.counts.stored[partition.number] += stored
-        if failed:
-            self.counts.failed[partition.number] += failed
 
 
 class Tracker:
@@ -310,7 +199,7 @@ class Tracker:
         self._last_confirmed = now
         asked = {address for file in complete if not file.causes for address, _ in file.acknowledged}
         answers = self._confirm(asked) if asked else {}
-        lines: list[tuple[int, str]] = []
+        messages: list[Message] = []
         for file in complete:
             verdict = decide(self._facts(file, answers))
             if verdict.reason == "server_lost_records" and file.attempt <= self.rules.reloads:
@@ -318,9 +207,8 @@ class Tracker:
                 self.must_rewind = True
                 break
             self._open.popleft()
-            lines += self._finalize(file, verdict)
-        if lines:
-            log_lines(lines)
+            messages += self._finalize(file, verdict)
+        log_lines(messages)
         self._introduce()
 
     def finalize_rest(self) -> None:
@@ -342,7 +230,7 @@ class Tracker:
         if file.rejects is not None:
             file.rejects.close()
         self.records_seen -= file.counts.records
-        self.rejects_seen -= sum(file.counts.rejected.values())
+        self.rejects_seen -= file.counts.total_rejected
 
     def _facts(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> FileFacts:
         source, rules = file.input, self.rules
@@ -352,7 +240,7 @@ class Tracker:
             not_renamable=file.not_renamable,
             read_error=file.read_error,
             records=file.counts.records,
-            failed=sum(file.counts.failed.values()),
+            failed=file.counts.total_failed,
             failures="; ".join(f"{self._label(address)}: {error.cause}" for address, error in file.causes.items()),
             unreachable=unreachable,
             lost=lost,
@@ -388,7 +276,7 @@ class Tracker:
     def _label(self, address: str) -> str:
         return self._servers[address].label
 
-    def _finalize(self, file: FileLoad, verdict: Verdict) -> list[tuple[int, str]]:
+    def _finalize(self, file: FileLoad, verdict: Verdict) -> list[Message]:
         """Let a verdict take effect; return what is to be logged about it."""
         file.seconds = time.monotonic() - file.started
         if verdict.is_loaded and file.input is not None and not (self._source.is_done(file.path) or self.rules.only):
@@ -407,8 +295,7 @@ class Tracker:
         if file.input is not None:
             self._bytes_finalized += file.input.bytes_read
         self.files.append(file)
-        said = [] if file.is_current else [(logging.INFO, f"Processing {file.path}")]
-        return said + file.messages + self._closing_lines(file)
+        return file.closing_messages(self.rules.max_error_rate)
 
     def _save_rejects(self, file: FileLoad, source: InputFile) -> None:
         if file.rejects is None:
@@ -421,33 +308,6 @@ class Tracker:
             if saved:
                 dropped = f"; {file.rejects.dropped:,} more are only counted" if file.rejects.dropped else ""
                 file.say(logging.INFO, f"Rejected lines saved as {saved}{dropped}")
-
-    def _closing_lines(self, file: FileLoad) -> list[tuple[int, str]]:
-        counts, verdict, path = file.counts, file.verdict, file.path
-        lines = [(logging.WARNING, f"{path}: {count:,} more lines {kind}") for kind, count in file.unshown.items()]
-        renamed = f", now {file.renamed_to}" if file.renamed_to else ""
-        if verdict.status == "pending":
-            lines.append((logging.ERROR if verdict.holds_back else logging.INFO, f"{path} stays pending: {verdict.detail}"))
-        elif verdict.status == "damaged":
-            kept = f"set aside as {file.renamed_to}" if file.renamed_to else "keeps its name"
-            lines.append((logging.ERROR, f"{path} is {verdict.reason}: {verdict.detail}; it {kept}"))
-        elif verdict.status == "error":
-            lines.append((logging.ERROR, f"{path}: {verdict.detail}"))
-        stored, rejected, failed = (sum(c.values()) for c in (counts.stored, counts.rejected, counts.failed))
-        lines.append(
-            (
-                logging.INFO,
-                f"{path}: {verdict.status}{renamed}. {counts.records} records in {file.seconds:.1f} s: {stored} stored, "
-                f"{rejected} rejected, {failed} failed; {counts.partial} partial, {counts.blank} blank lines",
-            )
-        )
-        if verdict.is_loaded:
-            if self.is_rate_too_high(file):
-                limit = self.rules.max_error_rate
-                lines.append((logging.ERROR, f"High error rate ({counts.error_rate} > {limit}). Failed load"))
-            else:
-                lines.append((logging.INFO, f"Acceptable error rate ({counts.error_rate}). Successful load"))
-        return lines
 
     # -- what there is to tell
 

@@ -1,0 +1,88 @@
+"""Standard error, where it may be closed, full, gone, or unable to show every character."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import select
+import sys
+
+_WAIT = 5.0  # seconds for a console that is not ready to be written to
+
+
+def write_console(text: str) -> None:
+    """Write to standard error as it is at the moment, past its buffer. Raises OSError.
+
+    A buffer that can't be emptied would make the interpreter change the exit code. Where standard error was closed when
+    the process started, the text is dropped: nobody wants to see it.
+    """
+    stream = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.flush()
+        descriptor = _descriptor(stream)
+        if descriptor is None:
+            stream.write(text)
+            stream.flush()
+        else:
+            write_all(descriptor, encoded(text, stream.encoding))
+    except ValueError as error:  # the stream is closed
+        raise OSError(errno.EBADF, str(error)) from None
+
+
+def warn_console(text: str) -> None:
+    """Write a line to standard error if that can be done."""
+    with contextlib.suppress(OSError):
+        write_console(text + "\n")
+
+
+def console_is_terminal() -> bool:
+    """Return True if standard error is a terminal."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """Encode a text; characters that the encoding lacks are escaped."""
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("…", "...").encode(encoding, "backslashreplace")
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of the data to a file descriptor, which may be a non-blocking one. Raises OSError."""
+    remaining = memoryview(data)
+    while remaining:
+        try:
+            remaining = remaining[os.write(descriptor, remaining) :]
+        except BlockingIOError:
+            if not select.select([], [descriptor], [], _WAIT)[1]:
+                raise
+
+
+def reserve_standard_descriptors() -> None:
+    """Open the null device in place of standard streams that are closed.
+
+    Otherwise the next file or connection gets the number of one, and what is meant for that stream is written there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+
+
+def _descriptor(stream: object) -> int | None:
+    """Return the descriptor of a plain text stream; None for one that a test or a notebook has put in its place."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return None
+    try:
+        return stream.fileno()
+    except io.UnsupportedOperation:
+        return None
