@@ -11,18 +11,25 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from memc_client import MemcacheClient, Refusal, ServerUnavailable
+from memc_client import MemcacheClient
 from memcload import run
+from memcload.counts import Reject
+from memcload.encode.encoder import EncodedText, LineReader
+from memcload.encode.message import prototest, show, to_message
+from memcload.file_load import FileLoad, TextResult
 from memcload.log import LOG
+from memcload.memcached.batch import Refusal
+from memcload.memcached.routing import Partition
+from memcload.memcached.server import ServerDown
 from memcload.options import NORMAL_ERR_RATE, Options, parse_options
-from memcload.prototest import prototest, show, to_message
 from memcload.records import AppsInstalled, parse_appsinstalled
-from memcload.tally import BlockResult, Reject, Tally
-from memcload.throttle import Throttle
+from memcload.sink import Client, Delivery
+from memcload.source.local import dot_rename
 
 __all__ = [
     "NORMAL_ERR_RATE",
     "AppsInstalled",
+    "dot_rename",
     "insert_appsinstalled",
     "main",
     "parse_appsinstalled",
@@ -32,81 +39,70 @@ __all__ = [
 _READ_SIZE = 1 << 16  # bytes
 
 
-def insert_appsinstalled(client: MemcacheClient, record: AppsInstalled) -> Refusal | None:
-    """Store one record; return the server's refusal, if any. Raises ServerUnavailable."""
+def insert_appsinstalled(client: Client, record: AppsInstalled) -> Refusal | None:
+    """Store one record; return the server's refusal, if any. Raises ServerDown."""
     return client.set(record.key, to_message(record).SerializeToString())
 
 
 class ReferenceLoader:
     """Loads the files of a run, one record after the other."""
 
-    def __init__(self, task: run.Run) -> None:
-        self._run = task
-        self._throttle = Throttle(task.options.max_rate, lambda: task.is_stopped)
-        self._down: set[str] = set()  # device types whose server was given up, for the rest of a file
+    def __init__(self, given: run.Run) -> None:
+        self._run = given
+        self._reader = LineReader(given.router)
+        self._throttle = given.throttle
+        self._down: dict[str, ServerDown] = {}  # servers marked down for the rest of a file
 
     def load(self) -> None:
-        """Load and settle the files, in order, until the run is stopped."""
-        for path in self._run.paths:
-            if self._run.is_stopped:
-                return
-            self._load_file(path)
+        """Load and finalize the files, in order, until the run is cancelled."""
+        tracker = self._run.tracker
+        for file in tracker.to_read():
+            self._down.clear()
+            for text in file.texts(_READ_SIZE):
+                if text:
+                    file.texts_out += 1
+                    tracker.add(self._load_text(file, text))
+                if self._run.cancel.is_set:
+                    return
+            file.is_read = True
+            tracker.finalize_complete(last=True)
 
-    def _load_file(self, path: str) -> None:
-        ledger, servers = self._run.ledger, self._run.servers
-        file = ledger.begin(path)
-        restarts = servers.restarts()
-        self._down.clear()
-        for block in file.blocks(_READ_SIZE):
-            ledger.absorb(file, self._load_block(block))
-            if self._run.is_stopped:
+    def _load_text(self, file: FileLoad, text: bytes) -> TextResult:
+        found = EncodedText(0, [])
+        deliveries = []
+        shown = []
+        for number, line in enumerate(text.split(b"\n")[:-1]):
+            if self._run.cancel.is_set:
                 break
-        ledger.settle(file, self._run.hindrance or self._doubt(file.tally, restarts))
-
-    def _doubt(self, tally: Tally, restarts: dict[str, int]) -> str | None:
-        """Say why the servers may not hold any more what they acknowledged, or None."""
-        if self._run.options.dry or tally.failed.total():
-            return None
-        servers = self._run.servers
-        unreachable = servers.confirm(tally.stored)
-        return next(iter(unreachable.values()), None) or servers.restarted(tally.stored, restarts)
-
-    def _load_block(self, block: bytes) -> BlockResult:
-        lines = block.split(b"\n")[:-1]
-        result = BlockResult(len(lines))
-        for index, line in enumerate(lines):
-            if self._run.is_stopped:
-                break
-            record = result.read(index, line)
-            if record is None:
+            found.lines += 1
+            read = self._reader.read(line, number, found)
+            if read is None:
                 continue
-            if record.dev_type not in self._run.options.only:
-                result.tally.skipped += 1
-                continue
-            self._store(record, index, line, result)
+            partition, record = self._run.router.partitions[read[0]], read[1]
+            if self._run.options.dry:
+                if LOG.isEnabledFor(logging.DEBUG):
+                    shown.append(show(partition.server, record))
+                delivery = Delivery(answered=1)
+            else:
+                delivery = self._store(partition, record)
+            deliveries.append((number, partition, delivery))
+        result = TextResult.of(file, found, shown)
+        for number, partition, delivery in deliveries:
+            result.add(partition, delivery, text, [number])
         return result
 
-    def _store(self, record: AppsInstalled, index: int, line: bytes, result: BlockResult) -> None:
-        name, tally = record.dev_type, result.tally
-        if self._run.options.dry:
-            if LOG.isEnabledFor(logging.DEBUG):
-                result.shown.append(show(self._run.servers.addresses[name], record))
-            tally.stored[name] += 1
-            return
-        refusal = None
-        if name not in self._down:
-            if not self._throttle.wait(1):
-                return
-            try:
-                refusal = insert_appsinstalled(self._run.servers.clients[name], record)
-            except ServerUnavailable:
-                self._down.add(name)
-        if name in self._down:
-            tally.failed[name] += 1
-        elif refusal is None:
-            tally.stored[name] += 1
-        else:
-            result.refuse(name, refusal, Reject(index, "too_large", line))
+    def _store(self, partition: Partition, record: AppsInstalled) -> Delivery:
+        server = self._run.fleet.servers[partition.server]
+        if partition.server in self._down:
+            return Delivery(failed=1, cause=self._down[partition.server])
+        if not self._throttle.wait(1):
+            return Delivery()
+        try:
+            refusal = insert_appsinstalled(self._run.fleet.clients[partition.number], record)
+        except ServerDown as error:
+            self._down[partition.server] = error
+            return Delivery(failed=1, cause=error)
+        return Delivery(answered=1, refusals=[refusal] if refusal else [], identities={server.identity})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.test:
         prototest()
         return run.EXIT_OK
-    return run.main(options, lambda task: ReferenceLoader(task).load())
+    return run.main(options, lambda given: ReferenceLoader(given).load(), MemcacheClient)
 
 
 if __name__ == "__main__":

@@ -128,12 +128,12 @@ class TextResult:
     shown: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, file: FileLoad, text: EncodedText) -> TextResult:
+    def of(cls, file: FileLoad, text: EncodedText, shown: list[str]) -> TextResult:
         """Make the result of a text of which nothing is delivered yet."""
         counts = Counts(partial=text.partial, blank=text.blank, skipped=text.skipped)
         for reject in text.rejects:
             counts.rejected[reject.reason] += 1
-        return cls(file, text.lines, counts, text.rejects)
+        return cls(file, text.lines, counts, text.rejects, shown=shown)
 
     def add(self, partition: Partition, delivery: Delivery, text: bytes, lines: Sequence[int]) -> None:
         """Add what became of its records of one partition; `lines` are the numbers of their lines in the text."""

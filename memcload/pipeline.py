@@ -181,11 +181,9 @@ class Pipeline:
             number, texts = submitted
             encoded = encoder.encode([] if self._stops else [lines for _, lines in texts])
             results = [
-                TextResult.of(file, text) for (file, _), text in zip(texts, encoded.texts, strict=False)
+                TextResult.of(file, text, self._show(lines) if self._show else [])
+                for (file, lines), text in zip(texts, encoded.texts, strict=False)  # none are encoded if it stops
             ]
-            if self._show is not None:
-                for result, (_, lines) in zip(results, texts, strict=False):
-                    result.shown = self._show(lines)
             self._hand_over(_Block(number, texts, results, encoded))
 
     @property

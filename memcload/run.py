@@ -72,6 +72,7 @@ class Run:
     tracker: Tracker
     cancel: Cancel
 
+    @property
     def throttle(self) -> Throttle:
         """Return the limit on the records a second that was asked for."""
         return Throttle(self.options.max_rate, self.cancel)
@@ -81,7 +82,7 @@ def load_in_parallel(run: Run) -> None:
     """Load and finalize the files of a run with the pipeline, in order, until the run is cancelled."""
     options, tracker = run.options, run.tracker
     assert isinstance(options, ParallelOptions)
-    sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle())
+    sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     pipeline = Pipeline(
         run.router.partitions,
@@ -119,14 +120,164 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
     started = time.monotonic()
 
     def lock_and_load(cancel: Cancel) -> int:
+        router, fleet = _fleet(options, new_client, cancel)
         source = _source(options)
+        results = Results(router.partitions, fleet.servers, options.max_error_rate, options.dry)
         try:
-            if options.dry:  # reads only, so another run may be at work
-                return _load(options, source, source.find(), load, new_client, cancel, started)
-            with source.lock() as paths:
-                return _load(options, source, paths, load, new_client, cancel, started)
+            with _locked(source, options) as paths:
+                tracker = Tracker(paths, source, _rules(options), cancel, fleet.servers, fleet.confirm)
+                _load(Run(options, router, fleet, tracker, cancel), load, paths)
+            results = dataclasses.replace(results, files=tracker.files, totals=tracker.totals())
+            is_clean = tracker.is_clean
         except PatternError as error:
             LOG.error("%s", error)
-            return _tell(options, _results(options, None, None, EXIT_FAILED, started))
+            is_clean = False
+        exit_code = _exit_code(cancel, is_clean)
+        exit_code = _tell(options, dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started))
+        LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
+        return exit_code
 
     return _guard(options, lock_and_load)
+
+
+def verify(options: ParallelOptions, new_client: NewClient) -> int:
+    """Compare files with what the servers hold; return the exit code."""
+
+    def find_and_verify(cancel: Cancel) -> int:
+        router, fleet = _fleet(options, new_client, cancel)
+        source = _source(options)
+        paths = source.find()
+        if not paths:
+            LOG.info("No file matches %s", options.pattern)
+        verifier = Verifier(paths, source, router, fleet, cancel, sample=options.sample)
+        try:
+            verifier.run(
+                choose_encoder(options.engine, router, options.ttl, source.size_of(paths)),
+                encode_threads=options.workers,
+                slots=options.workers + options.queue_size,
+                block_size=options.block_size,
+            )
+        finally:
+            fleet.close()
+        verifier.report()
+        return _exit_code(cancel, verifier.is_clean)
+
+    return _guard(options, find_and_verify)
+
+
+@contextmanager
+def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
+    """Hold the directories of the files that are to be loaded, and give their paths."""
+    if options.dry:  # it only reads, so another run may be at work
+        yield source.find()
+        return
+    with source.lock() as held:
+        # looked for again: the run that held the directories until now has renamed what it did
+        yield [path for path in source.find() if os.path.dirname(path) in held]
+
+
+def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
+    if not paths:
+        LOG.info("No file matches %s", run.options.pattern)
+    try:
+        shows_progress = run.options.progress and bool(paths)
+        with show_progress(run.tracker, run.fleet.servers, run.cancel) if shows_progress else nullcontext():
+            load(run)
+    finally:
+        run.fleet.close()
+    run.tracker.finalize_rest()
+
+
+def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
+    """Start the log, run the body and return its exit code; what goes wrong is logged in one line."""
+    try:
+        start_logging(options.log, options.log_level)
+    except OSError as error:
+        print(f"memc_load: can't open the log {options.log}: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+    LOG.info("Memc loader started with options: %s", options.shown())
+    cancel = Cancel()
+    cancel.listen()
+    try:
+        return body(cancel)
+    except DirectoryHeld as error:
+        LOG.error("%s", error)
+        return EXIT_HELD
+    except (EngineError, UsageError) as error:
+        LOG.error("%s", error)
+        return EXIT_USAGE
+    except PatternError as error:
+        LOG.error("%s", error)
+        return EXIT_FAILED
+    except OSError as error:
+        LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
+        return EXIT_FAILED
+    except Exception as error:
+        LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
+        LOG.debug("%s", traceback.format_exc())
+        return EXIT_FAILED
+
+
+def _fleet(options: Options, new_client: NewClient, cancel: Cancel) -> tuple[Router, Fleet]:
+    try:
+        router = Router({name: options.servers[name] for name in options.only}, options.routing)
+        tls = make_tls_context(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None
+        credentials = read_credentials(options.auth_file) if options.auth_file else None
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    return router, Fleet(
+        router.partitions,
+        lambda server: new_client(
+            server,
+            timeout=options.timeout,
+            connect_timeout=options.connect_timeout,
+            retries=options.retries,
+            ttl=options.ttl,
+            cancel=cancel,
+            tls=tls,
+            credentials=credentials,
+        ),
+    )
+
+
+def _source(options: Options) -> LocalSource:
+    verifies = isinstance(options, ParallelOptions) and options.verify
+    return LocalSource(options.pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
+
+
+def _rules(options: Options) -> Rules:
+    return Rules(
+        settle=options.settle,
+        max_error_rate=options.max_error_rate,
+        dry=options.dry,
+        only=options.only if len(options.only) < len(DEVICE_TYPES) else (),
+        rejects=options.rejects,
+        max_rejects=options.max_rejects,
+        reloads=options.retries if isinstance(options, ParallelOptions) else 0,
+    )
+
+
+def _exit_code(cancel: Cancel, is_clean: bool) -> int:
+    if cancel.signal is not None:
+        return 128 + cancel.signal
+    return EXIT_OK if is_clean and not log_failures() else EXIT_FAILED
+
+
+def _tell(options: Options, results: Results) -> int:
+    """Tell people and machines what became of everything; return the exit code."""
+    summarize(results, as_table=options.progress)
+    if options.report is not None:
+        try:
+            write_report(results, options.report)
+        except OSError as error:
+            LOG.error("can't write the report %s: %s", options.report, error.strerror or error)
+            results = dataclasses.replace(results, exit_code=results.exit_code or EXIT_FAILED)
+    if options.metrics is not None:
+        try:
+            from memcload.output.metrics import write_metrics  # needs a library that nothing else needs
+
+            write_metrics(results, options.metrics)
+        except OSError as error:
+            LOG.error("can't write the metrics %s: %s", options.metrics, error.strerror or error)
+            results = dataclasses.replace(results, exit_code=results.exit_code or EXIT_FAILED)
+    return results.exit_code

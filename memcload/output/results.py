@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memcload.counts import Counts
 from memcload.file_load import FileLoad
@@ -16,13 +16,14 @@ class Results:
     """A run that has ended, or could not begin.
 
     servers: by address
+    seconds: how long it took
     """
 
-    files: Sequence[FileLoad]
-    totals: Counts
     partitions: Sequence[Partition]
     servers: Mapping[str, Server]
     max_error_rate: float
     dry: bool
-    seconds: float
-    exit_code: int
+    files: Sequence[FileLoad] = ()
+    totals: Counts = field(default_factory=Counts)
+    seconds: float = 0.0
+    exit_code: int = 0
