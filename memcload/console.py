@@ -1,4 +1,4 @@
-"""Standard error, where it may be closed, full, gone, or unable to show every character."""
+"""The standard streams, which may be closed, full, gone, or unable to show every character."""
 
 from __future__ import annotations
 
@@ -8,29 +8,37 @@ import io
 import os
 import select
 import sys
+from typing import TextIO
 
-_WAIT = 5.0  # seconds for a console that is not ready to be written to
+_WAIT = 5.0  # seconds for a non-blocking descriptor to take more
 
 
 def write_console(text: str) -> None:
-    """Write to standard error as it is at the moment, past its buffer. Raises OSError.
+    """Write to standard error as it is at the moment. Raises OSError.
 
-    A buffer that can't be emptied would make the interpreter change the exit code. Where standard error was closed when
-    the process started, the text is dropped: nobody wants to see it.
+    Where it was closed when the process started, the text is dropped: nobody wants to see it.
     """
-    stream = sys.stderr
-    if stream is None:
-        return
+    if sys.stderr is not None:
+        write_stream(sys.stderr, text)
+
+
+def write_stream(stream: TextIO | None, text: str) -> None:
+    """Write to a standard stream, past its buffer. Raises OSError, also where the stream is closed.
+
+    A buffer that can't be emptied would make the interpreter change the exit code.
+    """
     try:
+        if stream is None:
+            raise ValueError("it is closed")
         stream.flush()
         descriptor = _descriptor(stream)
         if descriptor is None:
             stream.write(text)
             stream.flush()
         else:
-            write_all(descriptor, encoded(text, stream.encoding))
-    except ValueError as error:  # the stream is closed
-        raise OSError(errno.EBADF, str(error)) from None
+            write_all(descriptor, _encoded(text, stream.encoding))
+    except ValueError as error:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error
 
 
 def warn_console(text: str) -> None:
@@ -45,14 +53,6 @@ def console_is_terminal() -> bool:
         return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:  # it is closed
         return False
-
-
-def encoded(text: str, encoding: str) -> bytes:
-    """Encode a text; characters that the encoding lacks are escaped."""
-    try:
-        return text.encode(encoding)
-    except UnicodeEncodeError:
-        return text.replace("…", "...").encode(encoding, "backslashreplace")
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -86,3 +86,11 @@ def _descriptor(stream: object) -> int | None:
         return stream.fileno()
     except io.UnsupportedOperation:
         return None
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Encode a text; characters that the encoding lacks are escaped."""
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("…", "...").encode(encoding, "backslashreplace")

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from memcload.console import warn_console, write_all, write_console
+from memcload.console import reserve_standard_descriptors, warn_console, write_all, write_console
 
 LOG = logging.getLogger("memcload")
 
@@ -52,23 +52,16 @@ class LogHandler(logging.Handler):
 
 
 class _LogFile:
-    """A file that is appended to, and opened anew once it was renamed or deleted: logrotate may do so under a running load."""
+    """A file that is appended to, and opened anew once it was renamed or deleted: logrotate does so under a running load."""
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self._descriptor: int | None = None
         self._identity = (0, 0)
-        self._is_cut = False  # the last line, by a disk that became full
         self._open()
 
     def write(self, text: str) -> None:
-        descriptor = self._reopened()
-        data = text.encode("utf-8", "backslashreplace")
-        if self._is_cut:
-            data = b"\n" + data
-        self._is_cut = True
-        write_all(descriptor, data)
-        self._is_cut = False
+        write_all(self._reopened(), text.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -93,7 +86,7 @@ class _LogFile:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             os.set_blocking(descriptor, True)
-        self._descriptor, self._identity, self._is_cut = descriptor, (found.st_dev, found.st_ino), False
+        self._descriptor, self._identity = descriptor, (found.st_dev, found.st_ino)
         return descriptor
 
 
@@ -111,6 +104,7 @@ class _FileLogHandler(LogHandler):
 
 def start_logging(path: str | None, level: str) -> None:
     """Log to the console (standard error), or append to a file. Raises OSError if it can't be opened."""
+    reserve_standard_descriptors()
     handler = LogHandler(write_console) if path is None else _FileLogHandler(path)
     for old in LOG.handlers[:]:
         LOG.removeHandler(old)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from memcload.cancel import Cancel
 from memcload.encode.choice import EngineError, choose_encoder
+from memcload.encode.encoder import Encoder
 from memcload.encode.message import show_records
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
@@ -31,7 +32,7 @@ from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
 from memcload.source.local import DirectoryHeld, LocalSource, PatternError
 from memcload.throttle import Throttle
 from memcload.tracker import Rules, Tracker
-from memcload.verify import Verifier
+from memcload.verify import ComparingSink, Verifier
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -84,15 +85,9 @@ def load_in_parallel(run: Run) -> None:
     assert isinstance(options, ParallelOptions)
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
-    pipeline = Pipeline(
-        run.router.partitions,
-        sink,
-        choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read),
-        encode_threads=options.workers,
-        slots=options.workers + options.queue_size,
-        cancel=run.cancel,
-        show=(lambda lines: show_records(lines, run.router)) if shows else None,
-    )
+    new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
+    show = (lambda lines: show_records(lines, run.router)) if shows else None
+    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
             for block in blocks_of(tracker.to_read(), options.block_size):
@@ -107,6 +102,25 @@ def load_in_parallel(run: Run) -> None:
                 tracker.finalize_complete(last=True)
             if tracker.must_rewind:
                 tracker.rewind()
+
+
+def _pipeline(
+    options: ParallelOptions,
+    router: Router,
+    sink: Sink,
+    new_encoder: Callable[[], Encoder],
+    cancel: Cancel,
+    show: Callable[[bytes], list[str]] | None = None,
+) -> Pipeline:
+    return Pipeline(
+        router.partitions,
+        sink,
+        new_encoder,
+        encode_threads=options.workers,
+        slots=options.workers + options.queue_size,
+        cancel=cancel,
+        show=show,
+    )
 
 
 def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -> int:
@@ -149,14 +163,11 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
         paths = source.find()
         if not paths:
             LOG.info("No file matches %s", options.pattern)
-        verifier = Verifier(paths, source, router, fleet, cancel, sample=options.sample)
+        new_encoder = choose_encoder(options.engine, router, options.ttl, source.size_of(paths))
+        sink = ComparingSink(fleet, router.partitions, new_encoder, paths, options.sample)
+        verifier = Verifier(paths, source, router.partitions, sink, cancel)
         try:
-            verifier.run(
-                choose_encoder(options.engine, router, options.ttl, source.size_of(paths)),
-                encode_threads=options.workers,
-                slots=options.workers + options.queue_size,
-                block_size=options.block_size,
-            )
+            verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), options.block_size)
         finally:
             fleet.close()
         verifier.report()
