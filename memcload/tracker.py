@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import itertools
 import logging
 import os
@@ -314,6 +315,11 @@ class Tracker:
     def is_rate_too_high(self, file: FileLoad) -> bool:
         """Return True if more of the file's records were rejected than is acceptable."""
         return file.counts.error_rate > self.rules.max_error_rate
+
+    @functools.cached_property
+    def bytes_to_read(self) -> int:
+        """How large the files of the run were together when this was first asked."""
+        return self._source.size_of([file.path for file in (*self.files, *self._open, *self._waiting)])
 
     @property
     def bytes_read(self) -> int:
