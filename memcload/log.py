@@ -52,7 +52,7 @@ class LogHandler(logging.Handler):
 
 
 class _LogFile:
-    """A file that is appended to, and opened anew once it was renamed or deleted: logrotate does so under a running load."""
+    """A file that is appended to, and opened anew once it was renamed or deleted: logrotate does so during a load."""
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)

@@ -1,137 +1,31 @@
-"""The command line of both loaders, and the environment that can stand in for it: the only room that knows them."""
+"""The command line of both loaders, and the environment that can stand in for it."""
 
 from __future__ import annotations
 
 import argparse
-import math
+import contextlib
+import dataclasses
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
 from memcload import __version__
-from memcload.connection import parse_address
+from memcload.console import console_is_terminal, write_stream
 from memcload.log import printable
+from memcload.memcached.routing_rules import RoutingName
+from memcload.option_table import ENVIRONMENT_PREFIX, GROUPS, Option
 from memcload.records import DEVICE_TYPES
 
 NORMAL_ERR_RATE = 0.01
 
 EngineName = Literal["auto", "compiled", "python"]
 
-_ENVIRONMENT_PREFIX = "MEMC_LOAD_"
+# What Kubernetes sets in every pod for a service whose name begins with memc-load.
+_OF_KUBERNETES = re.compile(r"(?:.*_)?(?:PORT(?:_.*)?|SERVICE_HOST|SERVICE_PORT.*)", re.DOTALL)
 _DEFAULT_PORTS = dict(zip(DEVICE_TYPES, (33013, 33014, 33015, 33016), strict=True))
-_MIB, _GIB = 1 << 20, 1 << 30
-_TEN_YEARS = 10 * 365 * 24 * 3600  # seconds
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked for. `addresses` is by device type; sizes are in bytes, times in seconds."""
-
-    pattern: str
-    again: bool
-    only: tuple[str, ...]
-    settle: float
-    dry: bool
-    test: bool
-    addresses: dict[str, str]
-    ttl: int
-    timeout: float
-    connect_timeout: float
-    retries: int
-    max_rate: int
-    max_error_rate: float
-    rejects: str | None
-    report: str | None
-    metrics: str | None
-    log: str | None
-    log_level: str
-    progress: bool
-
-    def shown(self) -> dict[str, Any]:
-        """Return the options as the first line of the log shows them."""
-        options = asdict(self)
-        return {**options.pop("addresses"), **options}
-
-
-@dataclass(frozen=True)
-class ParallelOptions(Options):
-    """What was asked of the parallel loader."""
-
-    verify: bool
-    sample: float
-    workers: int
-    queue_size: int
-    block_size: int
-    engine: EngineName
-
-
-AnyOptions = TypeVar("AnyOptions", bound=Options)
-
-
-def parse_options(arguments: Sequence[str] | None, description: str, kind: type[AnyOptions]) -> AnyOptions:
-    """Parse the command line. Wrong usage ends the program with one clear line and exit code 2."""
-    parser = _Parser(
-        description=description,
-        epilog=f"Every option can also be given as an environment variable ({_ENVIRONMENT_PREFIX}IDFA, "
-        f"{_ENVIRONMENT_PREFIX}MAX_RATE, … ); the command line wins.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    is_parallel = issubclass(kind, ParallelOptions)
-
-    add = _Group(parser, "what to load").add
-    add("--pattern", "files to load, a shell glob", "./data/appsinstalled/*.tsv.gz", metavar="GLOB")
-    add("--again", "load files that are done, too: .NAME as well as NAME", False)
-    add("--only", "load only these device types, comma-separated", DEVICE_TYPES, _device_types, metavar="TYPES")
-    add("--settle", "a truncated file younger than this is still being written", 60.0, _seconds)
-    add("--dry", "parse and encode only: connect to nothing, rename nothing", False)
-    if is_parallel:
-        add("--verify", "load nothing: compare the files with what the servers hold, and log it", False)
-        add("--sample", "how many of the keys to verify, a fraction", 1.0, _fraction, metavar="FRACTION")
-    add("-t", "run the protobuf round trip and exit", False, long_name="--test")
-
-    add = _Group(parser, "where to").add
-    for name, port in _DEFAULT_PORTS.items():
-        text = f"memcached of {name} devices: host:port, [v6]:port, unix:/path"
-        add(f"--{name}", text, f"127.0.0.1:{port}", _address, metavar="ADDR")
-    add("--ttl", "seconds until a record expires, 0 for never", 0, _integer(0, _TEN_YEARS))
-
-    add = _Group(parser, "how hard").add
-    if is_parallel:
-        add("--workers", "threads that encode and deliver", default_workers(), _integer(1, 256))
-        add("--queue-size", "blocks that wait for a worker", 4, _integer(1, 10_000))
-        add("--block-size", "bytes of text in a block", _MIB, _integer(1, _GIB))
-        engines = ("auto", "compiled", "python")
-        add("--engine", "what encodes: auto, compiled or python", "auto", _choice(*engines), metavar="ENGINE")
-    add("--max-rate", "records a second over all servers, 0 for no limit", 0, _integer(0, 10**9))
-    add("--timeout", "for one request to a server", 3.0, _positive_seconds)
-    add("--connect-timeout", "for one connection to a server", 1.0, _positive_seconds)
-    add("--retries", "how often a request is tried again", 3, _integer(0, 100))
-
-    add = _Group(parser, "what to write").add
-    text = "fraction of rejected records that is acceptable"
-    add("--max-error-rate", text, NORMAL_ERR_RATE, _fraction, metavar="FRACTION")
-    add("--rejects", "save rejected lines here (default: beside the file)", None, _directory, metavar="DIR")
-    add("--report", "write a JSON report; - for standard output", None, metavar="FILE")
-    add("--metrics", "write metrics for node_exporter's textfile collector", None, metavar="FILE")
-
-    add = _Group(parser, "looks").add
-    add("-l", "append the log to a file (default: console)", None, long_name="--log", metavar="FILE")
-    text = "debug, info, warning or error (default: info, with --dry debug)"
-    add("--log-level", text, None, _choice("debug", "info", "warning", "error"), metavar="LEVEL")
-    text = "show the progress (default: when standard error is a terminal)"
-    add("--progress", text, None, _truth, action=argparse.BooleanOptionalAction)
-
-    values = vars(parser.parse_args(arguments))
-    if values["dry"] and values.get("verify"):
-        parser.error("--verify asks the servers, and --dry connects to none: give one of them")
-    addresses = {name: values.pop(name) for name in DEVICE_TYPES}
-    values["log_level"] = values["log_level"] or ("debug" if values["dry"] else "info")
-    if values["progress"] is None:
-        values["progress"] = sys.stderr.isatty()
-    return kind(addresses=addresses, **values)
 
 
 def default_workers() -> int:
@@ -139,120 +33,232 @@ def default_workers() -> int:
     return min(8, (os.cpu_count() or 1) + 1)
 
 
+def _default_servers() -> dict[str, tuple[str, ...]]:
+    return {name: (f"127.0.0.1:{port}",) for name, port in _DEFAULT_PORTS.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a loader is to do. `servers` are addresses by device type; sizes are in bytes, times in seconds."""
+
+    pattern: str = "./data/appsinstalled/*.tsv.gz"
+    again: bool = False
+    only: tuple[str, ...] = DEVICE_TYPES
+    min_age: float = 0.0
+    settle: float = 60.0
+    dry: bool = False
+    check: bool = False
+    test: bool = False
+    servers: dict[str, tuple[str, ...]] = field(default_factory=_default_servers)
+    routing: RoutingName = "rendezvous"
+    ttl: int = 0
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    auth_file: str | None = None
+    max_rate: int = 0
+    timeout: float = 3.0
+    connect_timeout: float = 1.0
+    retries: int = 3
+    max_error_rate: float = NORMAL_ERR_RATE
+    rejects: str | None = None
+    max_rejects: int = 100_000
+    report: str | None = None
+    metrics: str | None = None
+    log: str | None = None
+    log_level: str = "info"
+    progress: bool = False
+
+    def shown(self) -> dict[str, Any]:
+        """Return the options that differ from the defaults, as the first line of the log shows them."""
+        default = type(self)(log_level="debug" if self.dry else "info", progress=self.progress)
+        shown: dict[str, Any] = {}
+        for name in (option.name for option in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if name == "servers":
+                changed = {key: ",".join(value[key]) for key in value if value[key] != default.servers[key]}
+                shown.update(changed)
+            elif value != getattr(default, name):
+                shown[name] = _text_of(value) if isinstance(value, tuple) else value
+        return shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelOptions(Options):
+    """What the parallel loader is to do."""
+
+    verify: bool = False
+    sample: float = 1.0
+    workers: int = field(default_factory=default_workers)
+    queue_size: int = 4
+    block_size: int = 1 << 20
+    engine: EngineName = "auto"
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+_OPTIONS = [option for options in GROUPS.values() for option in options]
+_OF_PARALLEL = {item.name for item in dataclasses.fields(ParallelOptions)} - {
+    item.name for item in dataclasses.fields(Options)
+}
+
+
+def parse_options(arguments: Sequence[str] | None, description: str, kind: type[AnyOptions]) -> AnyOptions:
+    """Parse the command line. Wrong usage ends the program with one clear line and exit code 2."""
+    parser = _Parser(
+        usage="%(prog)s [OPTIONS]",
+        description=description,
+        epilog="An ADDR is host:port, [v6]:port or unix:/path. A flag can be unset: --no-dry. Every option can also be "
+        f"given as an environment variable: {ENVIRONMENT_PREFIX}IDFA, {ENVIRONMENT_PREFIX}MAX_RATE, and so on. "
+        "The command line wins.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}", help="show the version and exit"
+    )
+    own = [option for option in _OPTIONS if option.field not in _OF_PARALLEL or issubclass(kind, ParallelOptions)]
+    _add_options(parser, own, kind())
+    namespace, rest = parser.parse_known_args(arguments)
+    given = vars(namespace)
+    if rest:
+        parser.error(_left_over(rest))
+    values = {**_from_environment(parser, own, given), **given}
+    _choose_mode(parser, values, given)
+    _refuse_nonsense(parser, values, given)
+    values.setdefault("log_level", "debug" if values.get("dry") else "info")
+    values.setdefault("progress", console_is_terminal())
+    servers = _default_servers() | {name: values.pop(name) for name in DEVICE_TYPES if name in values}
+    return kind(servers=servers, **values)
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command line."""
+    """Tells in one line what is wrong with a command line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)} (--help tells more)\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream: TextIO | None = sys.stderr if file is None else file
+        with contextlib.suppress(OSError):  # nobody is there to be told
+            write_stream(stream, message)
 
-class _Group:
-    """A group of options in the help, whose defaults the environment can change."""
 
-    def __init__(self, parser: argparse.ArgumentParser, title: str, environ: Mapping[str, str] = os.environ) -> None:
-        self._parser = parser
-        self._group = parser.add_argument_group(title)
-        self._environ = environ
+def _add_options(parser: argparse.ArgumentParser, own: Sequence[Option], defaults: Options) -> None:
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in (option for option in options if option in own):
+            names = [option.short_name, option.name] if option.short_name else [option.name]
+            if not option.metavar:
+                group.add_argument(*names, dest=option.field, action="store_true", help=option.text)
+                off = f"--no-{option.name.removeprefix('--')}"
+                group.add_argument(off, dest=option.field, action="store_false", help=argparse.SUPPRESS)
+                continue
+            default = defaults.servers.get(option.field) or getattr(defaults, option.field)
+            text = option.text
+            if default is not None and "(default: " not in text:
+                text += f" (default: {_text_of(default)})"
+            group.add_argument(*names, metavar=option.metavar, type=option.parse, help=text.replace("%", "%%"))
 
-    def add(
-        self,
-        name: str,
-        text: str,
-        default: object,
-        parse: Callable[[str], object] = str,
-        *,
-        long_name: str | None = None,
-        **details: Any,
-    ) -> None:
-        """Add an option; its help ends in its default. `parse` makes a value of a text, or raises."""
-        names = [name, long_name] if long_name else [name]
-        is_flag = isinstance(default, bool)
-        variable = _ENVIRONMENT_PREFIX + names[-1].removeprefix("--").replace("-", "_").upper()
-        if self._environ.get(variable):
+
+def _text_of(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _left_over(rest: Sequence[str]) -> str:
+    """Return what is wrong with arguments that are no options and no values of any."""
+    wrong = [argument for argument in rest if argument != "--"] or ["--"]
+    first = wrong[0]
+    if first.startswith("-"):
+        name = first.split("=")[0]
+        if name.removeprefix("--").replace("-", "_") in _OF_PARALLEL:
+            return f"{name} is an option of the parallel loader only"
+        nearest = _nearest(name, [option.name for option in _OPTIONS], 0.6)
+        return f"there is no option {name}" + (f"; did you mean {nearest}?" if nearest else "")
+    if first in DEVICE_TYPES or re.search(r":\d+,?$|^unix:/", first):
+        return f"unexpected {first!r}: several values of an option are separated by commas, without spaces"
+    found = f"{first!r}" if len(wrong) == 1 else f"{first!r} and {len(wrong) - 1} more arguments"
+    return (
+        f"unexpected {found}: --pattern takes one pattern and no list of files; put it in quotes, so that the shell "
+        "leaves it as it is: --pattern '/logs/*.tsv.gz'"
+    )
+
+
+def _from_environment(
+    parser: _Parser, own: Sequence[Option], given: Mapping[str, object], environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
+    """Return the values that variables set and the command line does not."""
+    _refuse_unknown_variables(parser, environ)
+    values: dict[str, Any] = {}
+    for option in own:
+        if option.field not in given and environ.get(option.variable):
             try:
-                default = (_truth if is_flag else parse)(self._environ[variable])
+                values[option.field] = option.read(environ[option.variable])
             except argparse.ArgumentTypeError as error:
-                self._parser.error(f"{variable}: {error}")
-        if is_flag:
-            details["action"] = "store_true"
-        elif "action" not in details:
-            details.setdefault("metavar", "SECONDS" if isinstance(default, float) else "N")
-            details["type"] = parse
-        if not is_flag and default is not None:
-            shown = ",".join(default) if isinstance(default, tuple) else str(default)
-            text = f"{text} (default: {shown})".replace("%", "%%")
-        self._group.add_argument(*names, help=text, default=default, **details)
+                parser.error(f"{option.variable}: {error}")
+    return values
 
 
-def _truth(text: str) -> bool:
-    lowered = text.lower()
-    if lowered in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("", "0", "false", "no", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither yes nor no")
+def _refuse_unknown_variables(parser: _Parser, environ: Mapping[str, str]) -> None:
+    known = [option.variable for option in _OPTIONS]
+    for variable in sorted(environ):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or variable in known or not environ[variable] or _OF_KUBERNETES.fullmatch(name):
+            continue
+        nearest = _nearest(name, [known_name.removeprefix(ENVIRONMENT_PREFIX) for known_name in known], 0.0)
+        parser.error(
+            f"the environment variable {variable} means no option; the nearest is {ENVIRONMENT_PREFIX}{nearest}"
+        )
 
 
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
-        return text
+def _nearest(name: str, names: Sequence[str], cutoff: float) -> str | None:
+    from difflib import get_close_matches  # imported here: only a mistake needs it
 
-    return parse
+    return next(iter(get_close_matches(name, names, 1, cutoff)), None)
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
-        return number
-
-    return parse
+_MODES = {
+    "dry": "--dry connects to no server",
+    "check": "--check only looks if a load could begin",
+    "verify": "--verify compares the files with the servers",
+}
 
 
-def _number(text: str, low: float, high: float, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return number
+def _choose_mode(parser: _Parser, values: dict[str, Any], given: Mapping[str, object]) -> None:
+    """See to it that at most one mode is chosen: one on the command line wins over those of the environment."""
+    chosen = [mode for mode in _MODES if given.get(mode)]
+    if len(chosen) == 1:
+        values.update({mode: False for mode in _MODES if mode in values and mode not in chosen})
+    chosen = [mode for mode in _MODES if values.get(mode)]
+    if len(chosen) > 1:
+        parser.error(f"{' and '.join(_MODES[mode] for mode in chosen)}: give one of them")
 
 
-def _seconds(text: str) -> float:
-    return _number(text, 0, 1e9, "a number of seconds")
-
-
-def _positive_seconds(text: str) -> float:
-    return _number(text, 0.001, 86400, "a number of seconds between 0.001 and 86400")
-
-
-def _fraction(text: str) -> float:
-    return _number(text, 0, 1, "a fraction between 0 and 1")
-
-
-def _address(text: str) -> str:
-    try:
-        parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _device_types(text: str) -> tuple[str, ...]:
-    wanted = text.split(",")
-    if unknown := [name for name in wanted if name not in DEVICE_TYPES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(DEVICE_TYPES)}")
-    return tuple(name for name in DEVICE_TYPES if name in wanted)
-
-
-def _directory(text: str) -> str:
-    if not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
-    return text
+def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[str, object]) -> None:
+    """Refuse what can't be meant. What the environment sets for other runs is let pass."""
+    if "sample" in given and not values.get("verify"):
+        parser.error("--sample does nothing without --verify")
+    if not values.get("tls"):
+        for name in ("tls_ca", "tls_cert", "tls_key"):
+            if name in given:
+                parser.error(f"--{name.replace('_', '-')} does nothing without --tls")
+    else:
+        if "tls_key" in values and "tls_cert" not in values:
+            parser.error("--tls-key does nothing without --tls-cert")
+        for device_type in values.get("only", DEVICE_TYPES):
+            for address in values.get(device_type, ()):
+                if address.startswith("unix:"):
+                    parser.error(f"{address} of --{device_type} is a Unix socket, which --tls can't be used on")
+    outputs: dict[str, str] = {}
+    for name in ("log", "report", "metrics"):
+        path = os.path.realpath(values[name]) if values.get(name, "-") != "-" else None
+        if path is None or (os.path.exists(path) and not os.path.isfile(path)):
+            continue
+        if path in outputs:
+            parser.error(f"--{outputs[path]} and --{name} are the same file")
+        outputs[path] = name
