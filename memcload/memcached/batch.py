@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from array import array
+import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
-from memcload.memcached.protocol import split_meta_set
+from memcload.memcached.protocol import (
+    Difference,
+    Refusal,
+    keys_of_meta_gets,
+    meta_get,
+    split_meta_set,
+    value_reply,
+)
+
+__all__ = ["LOOKUP_SIZE", "Batch", "Difference", "Lookup", "Numbers", "Refusal", "lookups"]
 
 Numbers = Sequence[int]  # an array("i") or a memoryview of int32
+
+LOOKUP_SIZE = 512  # records that are looked up in one request
 
 
 @dataclass(frozen=True)
@@ -19,64 +29,60 @@ class Batch:
 
     count: how many records there are
     commands: one quiet meta set for each of them; the command that closes a batch is not part of it
-    ends: where in `commands` each record's command ends
+    ends: where each record's command ends, counted from where `commands` begins plus `origin`
     lines: which line of its text, counted from 0, each record came from
+    origin: what `ends` gives for the beginning of `commands`; not 0 in a slice
     """
 
     count: int
     commands: bytes | memoryview
     ends: Numbers
     lines: Numbers
+    origin: int = 0
 
     def slices(self, max_count: int | None = None, max_bytes: int | None = None) -> Iterator[Batch]:
         """Yield the batch as batches of at most so many records and bytes; one record always fits."""
-        first, start = 0, 0
+        first, start = 0, self.origin
         view = memoryview(self.commands)
         while first < self.count:
             last = self.count
             if max_count is not None:
                 last = min(last, first + max_count)
             if max_bytes is not None:
-                last = max(first + 1, min(last, bisect_right(self.ends, start + max_bytes, first, last)))
+                last = max(first + 1, bisect_right(self.ends, start + max_bytes, first, last))
             if first == 0 and last == self.count:
                 yield self
                 return
             end = self.ends[last - 1]
-            ends = array("i", [position - start for position in self.ends[first:last]])
-            yield Batch(last - first, view[start:end], ends, self.lines[first:last])
+            commands = view[start - self.origin : end - self.origin]
+            yield Batch(last - first, commands, self.ends[first:last], self.lines[first:last], start)
             first, start = last, end
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the key and the value of every record."""
-        commands = bytes(self.commands)
+        view = memoryview(self.commands)
         start = 0
         for end in self.ends:
-            yield split_meta_set(commands[start:end])
-            start = end
+            yield split_meta_set(bytes(view[start : end - self.origin]))
+            start = end - self.origin
 
 
-class Refusal(NamedTuple):
-    """A record that a server answered but did not store.
-
-    `position` counts the records of its request from 0. `too_large` tells that the value exceeds the server's
-    limit; any other refusal (out of memory, say) may end well another time. `reply` is the server's own words.
-    """
-
-    position: int
-    too_large: bool
-    reply: str
-
-
-class Lookup(NamedTuple):
+@dataclass(frozen=True)
+class Lookup:
     """Keys to be read back: the requests for `count` of them, and the replies if all is as it should be."""
 
     count: int
     requests: bytes
     replies: bytes
 
+    def keys(self) -> list[bytes]:
+        """Return the keys, in order."""
+        return keys_of_meta_gets(self.requests)
 
-class Difference(NamedTuple):
-    """A record that the server does not hold as it should. `position` counts the records looked up from 0."""
 
-    position: int
-    kind: Literal["missing", "different"]
+def lookups(records: Iterable[tuple[bytes, bytes]]) -> Iterator[Lookup]:
+    """Yield the lookups of these keys, which should have these values."""
+    remaining = iter(records)
+    while part := list(itertools.islice(remaining, LOOKUP_SIZE)):
+        requests = b"".join([meta_get(key) for key, _ in part])
+        yield Lookup(len(part), requests, b"".join([value_reply(value) for _, value in part]))
