@@ -49,7 +49,7 @@ class Encoder(Protocol):
     """Turns texts into batches. One thread uses one encoder."""
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
-        """Encode texts of whole lines, which end in a line feed each; a batch has the records of all of them in order."""
+        """Encode texts of whole lines, each ended by a line feed; a batch has the records of all texts in order."""
         ...
 
     def lookups(self, batch: Batch) -> Iterator[Lookup]:

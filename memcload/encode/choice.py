@@ -1,0 +1,123 @@
+"""Which encoder a run uses, and where its code comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from memcload.encode import object_cache
+from memcload.encode.compiled import CompiledEncoder
+from memcload.encode.encoder import Encoder, PythonEncoder
+from memcload.encode.layout import ENCODE, LOOK_UP, Kernel
+from memcload.log import LOG
+from memcload.memcached import routes
+from memcload.memcached.routing import Router
+from memcload.memcached.routing_rules import RoutingName
+from memcload.records import DEVICE_TYPES
+
+EngineName = Literal["auto", "compiled", "python"]
+
+_SAMPLE = b"".join(b"%b\t1rfw452y52g2gq4g\t55.55\t-42.42\t7423,424\n" % name.encode() for name in DEVICE_TYPES)
+_PAYS_FROM = 5_000_000  # bytes of gzip, about 35,000 records: encoding these in Python takes as long as compiling
+
+
+class EngineError(Exception):
+    """The engine that was asked for can't be had; the message says why."""
+
+
+def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: int) -> Callable[[], Encoder]:
+    """Return what makes an encoder for a thread.
+
+    With `auto` it is the compiled one where its code is cached, or the load is large enough to pay for compiling.
+
+    Args:
+        engine: what `--engine` says.
+        router: the partitions.
+        ttl: seconds until a record expires, 0 for never.
+        pending_bytes: how large the files are that are to be loaded.
+
+    Raises:
+        EngineError: the engine is `compiled`, and can't be had.
+    """
+    if engine != "python":
+        try:
+            kernel = _load_kernel(router, may_compile=engine == "compiled" or pending_bytes >= _PAYS_FROM)
+        except Exception as error:  # whatever Numba does not like here, Python can do
+            cause = str(error).partition("\n")[0] or type(error).__name__
+            if engine == "compiled":
+                raise EngineError(f"the compiled engine can't be used: {cause}") from error
+            LOG.warning("Loading with --engine python, many times slower: the compiled engine can't be used: %s", cause)
+        else:
+            if kernel is not None:
+                return lambda: CompiledEncoder(kernel, router, ttl)
+    return lambda: PythonEncoder(router, ttl)
+
+
+def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
+    """Return the kernel for a router from the cache, or compile it and keep it there.
+
+    A kernel whose cached code is damaged is compiled in any case. Returns None where nothing is cached and nothing
+    may be compiled. Raises ImportError where Numba is missing, and whatever Numba and llvmlite raise.
+    """
+    if find_spec("numba") is None or find_spec("llvmlite") is None:
+        raise ImportError("Numba is not installed (pip install -r requirements-fast.txt)")
+    if not may_compile and object_cache.is_empty():
+        return None  # found without llvmlite, which takes a moment to import
+    routing = router.routing if router.hashes_keys else None
+    name = _cache_name(routing)
+    code, problem = object_cache.read(name)
+    if code is not None:
+        try:
+            return _linked(code, router)
+        except Exception as error:
+            problem = f"what was cached as {name} does not work: {error}"
+    if may_compile or problem:
+        return _linked(_compile(routing, name, problem), router)
+    return None
+
+
+def _linked(code: bytes, router: Router) -> Kernel:
+    """Make code run, and try it out. Raises RuntimeError where it does not do what it should."""
+    from memcload.encode.native import link
+
+    keep, (encode, look_up) = link(code, ("encode", "look_up"))
+    kernel = Kernel(ENCODE(encode), LOOK_UP(look_up), keep)
+    if CompiledEncoder(kernel, router, 0).encode([_SAMPLE]) != PythonEncoder(router, 0).encode([_SAMPLE]):
+        raise RuntimeError("the compiled code does not encode as Python does")
+    return kernel
+
+
+def _compile(routing: RoutingName | None, name: str, problem: str | None) -> bytes:
+    started = time.monotonic()
+    from memcload.encode.build import object_code  # Numba takes a moment, and may be missing
+
+    code = object_code(routing)
+    seconds = time.monotonic() - started
+    if object_cache.write(name, code) is None:
+        future = "for this run only: no directory for it can be written. Set NUMBA_CACHE_DIR to one that can"
+    else:
+        future = "for this run and the next"
+    LOG.info("Compiled the encoder in %.1f s, %s%s", seconds, future, f" ({problem})" if problem else "")
+    return code
+
+
+def _cache_name(routing: RoutingName | None) -> str:
+    """Return the name of a kernel's code in the cache: another one for everything that could make other code."""
+    from memcload.encode import native
+
+    here = Path(__file__).parent
+    sources = [here / name for name in ("kernel.py", "layout.py", "build.py", "native.py")]
+    sources += sorted(Path(routes.__path__[0]).glob("*.py"))
+    numba = find_spec("numba")
+    if numba is not None and numba.origin is not None:
+        sources.append(Path(numba.origin).with_name("_version.py"))  # importing Numba to ask it would take longer
+    facts = [sys.version, native.target(), str(len(DEVICE_TYPES))]
+    digest = hashlib.sha256()
+    for fact in facts + [source.read_text() for source in sources]:
+        digest.update(fact.encode() + b"\0")
+    return f"kernel-{routing or 'unrouted'}-{digest.hexdigest()[:32]}.o"

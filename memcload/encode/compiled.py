@@ -1,0 +1,141 @@
+"""The compiled encoder: lines of the common shape become batches without the interpreter and its lock."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from array import array
+from collections.abc import Iterator, Sequence
+
+from memcload.encode.encoder import Encoded, EncodedText, LineReader
+from memcload.encode.layout import WORD, Kernel, Lengths, Progress, Row, Shape, lookup_words, rules_for
+from memcload.memcached.batch import LOOKUP_SIZE, Batch, Lookup
+from memcload.memcached.protocol import meta_set, meta_set_flags
+from memcload.memcached.routes import table_for
+from memcload.memcached.routing import Router
+from memcload.records import MAX_KEY_LENGTH, serialize
+
+_SHORTEST_RECORD = len(b"idfa\tx\t0\t0\t1\n")
+_ITEM = array("i").itemsize
+
+
+def _row_records(length: int) -> int:
+    """Return the most records that texts of `length` bytes in all can have: each has a line of its own."""
+    return length // _SHORTEST_RECORD
+
+
+def _row_bytes(length: int, flags_length: int) -> int:
+    """Return the most bytes that the commands made of texts of `length` bytes in all can have.
+
+    A record's line of n bytes becomes at most n + 26 + flags_length bytes: app ids grow by one byte in all (the last
+    has no comma), the coordinates from 4 bytes to 18, and a command has 8 + 1 + 7 + 2 bytes beside its key, flags and
+    value, where the line has 7. The kernel may begin one record more and leave it unfinished. It writes prefixes and
+    flags in whole words, and a record that goes on overwrites the excess.
+    """
+    return length + (_row_records(length) + 1) * (26 + flags_length) + WORD
+
+
+class _Buffers:
+    """Rows for what the kernel writes. Of this memory only what is written to becomes real.
+
+    (NumPy or malloc would ask for huge pages, and get megabytes where kilobytes are written.)
+    """
+
+    def __init__(self, partitions: int, length: int, flags_length: int, table: array[int]) -> None:
+        self.length = length  # of the texts that fit
+        row_bytes = -(-_row_bytes(length, flags_length) // _ITEM) * _ITEM
+        row_records = _row_records(length) + 1
+        self.shape = Shape(partitions, row_bytes, row_records, len(table))
+        ends_at = partitions * row_bytes
+        lines_at = ends_at + partitions * row_records * _ITEM
+        self._memory = mmap.mmap(-1, lines_at + partitions * row_records * _ITEM)
+        self.bytes = memoryview(self._memory)
+        self.ends = self.bytes[ends_at:lines_at].cast("i")
+        self.lines = self.bytes[lines_at:].cast("i")
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._table = table  # the kernel's own: some routes write there
+        self.addresses = (start, start + ends_at, start + lines_at, table.buffer_info()[0])
+
+
+class CompiledEncoder:
+    """Encodes texts with the kernel, in buffers that it keeps."""
+
+    def __init__(self, kernel: Kernel, router: Router, ttl: int) -> None:
+        self._kernel = kernel
+        self._reader = LineReader(router)
+        self._flags = meta_set_flags(ttl)
+        self._rules = rules_for(router, self._flags)
+        self._table = table_for(router) if router.hashes_keys else array("I", [0])
+        self._rows = (Row * len(router.partitions))()
+        self._progress = Progress()
+        self._buffers = self._make_buffers(0)
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """Encode texts of whole lines."""
+        length = sum(map(len, texts))
+        if length > self._buffers.length:
+            self._buffers = self._make_buffers(length)
+        ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
+        encoded = [self._encode_text(text) for text in texts]
+        return Encoded([self._batch(partition) for partition in range(len(self._rows))], encoded)
+
+    def lookups(self, batch: Batch) -> Iterator[Lookup]:
+        """Yield the lookups that tell whether a server holds the records of a batch."""
+        commands = bytes(batch.commands)
+        ends = array("i", batch.ends if not batch.origin else [end - batch.origin for end in batch.ends])
+        words, lengths = lookup_words(), Lengths()
+        # A reply is shorter than its record's command. Each buffer ends with room for the rest of a word.
+        requests = ctypes.create_string_buffer(LOOKUP_SIZE * (MAX_KEY_LENGTH + 2 * WORD) + WORD)
+        replies = ctypes.create_string_buffer(len(commands) + WORD)
+        for first in range(0, batch.count, LOOKUP_SIZE):
+            count = min(LOOKUP_SIZE, batch.count - first)
+            self._kernel.look_up(
+                commands, len(commands), ends.buffer_info()[0], first, count, words, requests, replies, lengths
+            )
+            yield Lookup(
+                count, bytes(memoryview(requests)[: lengths.requests]), bytes(memoryview(replies)[: lengths.replies])
+            )
+
+    def _make_buffers(self, length: int) -> _Buffers:
+        return _Buffers(len(self._rows), length, len(self._flags), self._table)
+
+    def _encode_text(self, text: bytes) -> EncodedText:
+        if text and not text.endswith(b"\n"):
+            raise ValueError("a text consists of whole lines")
+        counts = [row.count for row in self._rows]
+        found = EncodedText(0, [])
+        progress, buffers = self._progress, self._buffers
+        progress.position = progress.line = progress.skipped = 0
+        while True:
+            self._kernel.encode(text, len(text), self._rules, progress, self._rows, *buffers.addresses, buffers.shape)
+            if progress.position == len(text):
+                break
+            line_end = text.index(b"\n", progress.position)
+            record = self._reader.read(text[progress.position : line_end], progress.line, found)
+            if record is not None:
+                partition, apps_installed = record
+                command = meta_set(apps_installed.key, serialize(apps_installed), self._flags)
+                self._add(partition, command, progress.line)
+            progress.position = line_end + 1
+            progress.line += 1
+        found.lines = progress.line
+        found.skipped += progress.skipped
+        found.records = [row.count - count for row, count in zip(self._rows, counts, strict=True)]
+        return found
+
+    def _add(self, partition: int, command: bytes, line: int) -> None:
+        row, buffers = self._rows[partition], self._buffers
+        start = partition * buffers.shape.row_bytes + row.length
+        buffers.bytes[start : start + len(command)] = command
+        row.length += len(command)
+        place = partition * buffers.shape.row_records + row.count
+        buffers.ends[place] = row.length
+        buffers.lines[place] = line
+        row.count += 1
+
+    def _batch(self, partition: int) -> Batch:
+        row, buffers = self._rows[partition], self._buffers
+        start, place = partition * buffers.shape.row_bytes, partition * buffers.shape.row_records
+        ends = array("i", buffers.ends[place : place + row.count].tobytes())
+        lines = array("i", buffers.lines[place : place + row.count].tobytes())
+        return Batch(row.count, bytes(buffers.bytes[start : start + row.length]), ends, lines)

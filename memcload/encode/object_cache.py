@@ -1,0 +1,130 @@
+"""A cache of object code on disk: private, whole or not there at all, and made again where it is damaged.
+
+What lies there is run, so nothing is read that anybody else could have written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_HEADER = b"memcload object code 1\n"
+_CHECKSUM_LENGTH = hashlib.sha256().digest_size
+
+
+class Cached(NamedTuple):
+    """What the cache has under a name: its code, or why there is a file and no code."""
+
+    code: bytes | None
+    problem: str | None = None
+
+
+def read(name: str) -> Cached:
+    """Return what lies under a name in the first directory that has it whole."""
+    problem = None
+    for directory in _directories():
+        path = directory / name
+        try:
+            return Cached(_checked(_read_own(path)))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problem = problem or f"{path} can't be used: {error.strerror or error}"
+    return Cached(None, problem)
+
+
+def write(name: str, code: bytes) -> Path | None:
+    """Write code in whole under a name into the first directory that takes it; return where, None if none does."""
+    for directory in _directories():
+        try:
+            _make_private(directory)
+            path = directory / name
+            _write_whole(path, _HEADER + hashlib.sha256(code).digest() + code)
+        except OSError:
+            continue
+        return path
+    return None
+
+
+def is_empty() -> bool:
+    """Return True if no directory of the cache holds anything."""
+    for directory in _directories():
+        with contextlib.suppress(OSError):
+            if any(directory.iterdir()):
+                return False
+    return True
+
+
+def _directories() -> Iterator[Path]:
+    """Yield where the cache may lie, the best place first."""
+    for variable in ("NUMBA_CACHE_DIR", "CACHE_DIRECTORY"):
+        if place := os.environ.get(variable, "").partition(":")[0]:  # systemd may name several
+            yield Path(place) / "memcload"
+    own = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(own):  # which the XDG specification says to ignore
+        own = os.path.expanduser("~/Library/Caches" if os.uname().sysname == "Darwin" else "~/.cache")
+    if os.path.isabs(own):
+        yield Path(own) / "memcload"
+    with contextlib.suppress(OSError):
+        yield Path(tempfile.gettempdir()) / f"memcload-{os.geteuid()}"
+
+
+def _refuse_others(path: Path, status: os.stat_result) -> None:
+    """Raise PermissionError for what somebody else than this user and root may write."""
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(0, "other users may write it", str(path))
+
+
+def _make_private(directory: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(0o700)
+    _examine(directory)
+
+
+def _examine(directory: Path) -> None:
+    """Raise OSError unless it is a directory that only this user and root may write."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(0, "not a directory", str(directory))
+    _refuse_others(directory, status)
+
+
+def _read_own(path: Path) -> bytes:
+    """Return a file that nobody else may write. Raises OSError."""
+    _examine(path.parent)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "not a file", str(path))
+        _refuse_others(path, status)
+        return file.read()
+
+
+def _checked(content: bytes) -> bytes:
+    """Return the code in a file's content. Raises OSError where it is damaged."""
+    checksum = content[len(_HEADER) : len(_HEADER) + _CHECKSUM_LENGTH]
+    code = content[len(_HEADER) + _CHECKSUM_LENGTH :]
+    if not content.startswith(_HEADER) or hashlib.sha256(code).digest() != checksum:
+        raise OSError("it is damaged")
+    return code
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that nobody ever sees a part of it, however many write it at once."""
+    descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)  # with the mode 0600
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
