@@ -58,9 +58,6 @@ prepare_python() {
     pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet"
     echo "Installing requirements-dev.txt ..."
     $pip -r requirements-dev.txt
-    echo "Installing requirements-fast.txt ..."
-    $pip --only-binary :all: -r requirements-fast.txt >/dev/null 2>&1 ||
-        echo "The compiled engine can't be had here (no Numba for this Python or machine): the loader will be slower."
     printf '%s\n' "$wanted" >.venv/stamp
 }
 
