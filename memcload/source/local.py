@@ -1,0 +1,182 @@
+"""Logs in the directories of this machine: find them, hold their directories, rename what is done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from memcload.source import linux
+from memcload.source.pattern import check_pattern, find_files, is_done
+from memcload.source.reader import InputFile
+from memcload.source.names import free_name, free_short_name
+
+
+class DirectoryHeld(Exception):
+    """Another run holds the directory; the message names both."""
+
+
+class NoLocks(Exception):
+    """The file system of a directory has no locks; the message names the directory and what to do."""
+
+
+class LocalFile(InputFile):
+    """A regular file, opened for reading. A symbolic link is not followed: it could lead anywhere. Raises OSError."""
+
+    def __init__(self, path: str) -> None:
+        # O_NONBLOCK: opening a pipe that matches the pattern must not wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        self.stat = os.fstat(descriptor)
+        if not stat.S_ISREG(self.stat.st_mode):
+            file.close()
+            raise OSError(None, "not a regular file", path)
+        super().__init__(path, file, self.stat.st_size)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the file was last written to; negative if it is dated in the future."""
+        return time.time() - self.stat.st_mtime
+
+    def is_unchanged(self) -> bool:
+        """Return True if the path still names the file that was opened, as it was then."""
+        try:
+            now = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return _version(now) == _version(self.stat)
+
+    def is_open_for_writing(self) -> bool:
+        """Return True if some process has the file open for writing; False also where that can't be known."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.stat) and linux.is_open_for_writing(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class LocalSource:
+    """The files that a pattern matches.
+
+    Args:
+        pattern: a shell glob; `**` is any number of directories
+        with_done: find the files that are done too, in the order in which they were loaded
+        with_named: find those done files that the pattern itself names
+        min_age: leave files that are younger, in seconds; a file dated in the future is not young
+    """
+
+    def __init__(
+        self, pattern: str, *, with_done: bool = False, with_named: bool = False, min_age: float = 0.0
+    ) -> None:
+        self.pattern = pattern
+        self._with_done = with_done
+        self._with_named = with_named
+        self._min_age = min_age
+        self._held: set[str] | None = None  # the directories, once there is a lock
+
+    def find(self) -> list[str]:
+        """Return the paths of the files in their order; while there is a lock, those in its directories.
+
+        Raises:
+            PatternError: the pattern is a directory, or what is fixed of it does not exist or can't be read
+        """
+        check_pattern(self.pattern)
+        paths = find_files(self.pattern, with_done=self._with_done, with_named=self._with_named)
+        return [path for path in paths if self._is_held(path) and not self._is_too_young(path)]
+
+    def _is_held(self, path: str) -> bool:
+        return self._held is None or os.path.dirname(path) in self._held
+
+    def _is_too_young(self, path: str) -> bool:
+        if self._min_age <= 0:
+            return False
+        try:
+            return 0 <= time.time() - os.lstat(path).st_mtime < self._min_age
+        except OSError:
+            return False  # gone: whoever opens it will see
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[set[str]]:
+        """Hold the directories of the files for as long as the context lasts, and give their names.
+
+        The hold is an advisory lock on each directory itself: it leaves no file behind and goes with the process,
+        however that ends. Find the files again then: the run that held a directory until now has renamed some.
+
+        Raises:
+            DirectoryHeld: another run holds one of them
+            NoLocks: the file system of one of them has no locks
+            OSError: one of them can't be opened
+        """
+        directories = {os.path.dirname(path) for path in self.find()}
+        with contextlib.ExitStack() as stack:
+            for directory in sorted(directories):
+                descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                _lock(descriptor, directory or ".")
+            self._held = directories
+            stack.callback(setattr, self, "_held", None)
+            yield directories
+
+    def open(self, path: str) -> LocalFile:
+        """Open a file; raise OSError where it can't be opened or is no regular file."""
+        return LocalFile(path)
+
+    def why_not_renamable(self, path: str) -> str | None:
+        """Return why a file could not be renamed once it is loaded, as far as that can be known; None if it could."""
+        if is_done(path):
+            return None  # and keeps its name
+        directory = os.path.dirname(path) or "."
+        if not os.access(directory, os.W_OK | os.X_OK):
+            return f"it could not be renamed: the directory {directory} can't be written"
+        try:
+            parent, own = os.stat(directory), os.lstat(path)
+            if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, own.st_uid):
+                return f"it could not be renamed: in the sticky directory {directory}, only its owner may do that"
+            free_name(_dotted(path))
+        except FileNotFoundError:
+            return None  # gone: whoever opens it will see
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return "it could not be renamed: its name is too long to get a dot; give it a shorter one"
+            return f"it could not be renamed: {error.strerror}"
+        return None
+
+    def finalize(self, path: str, status: Literal["done", "damaged"]) -> str:
+        """Rename NAME to .NAME, or to .NAME.damaged; return the new path. Raises OSError.
+
+        An existing file is never overwritten: the next are .NAME.1, .NAME.2 …
+        """
+        target = free_name(_dotted(path)) if status == "done" else free_short_name(_dotted(path), ".damaged")
+        os.rename(path, target)
+        return target
+
+
+def _dotted(path: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}")
+
+
+def _lock(descriptor: int, directory: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        process = linux.lock_holder(descriptor)
+        holder = f"process {process}" if process else "another process"
+        raise DirectoryHeld(f"{directory}: {holder} is loading it; try again later") from None
+    except OSError as error:
+        raise NoLocks(
+            f"{directory}: its file system has no locks ({error.strerror}), and without one two runs could load it at "
+            "once; move the logs to a directory on a local disk and load them there"
+        ) from None

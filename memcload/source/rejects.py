@@ -1,0 +1,81 @@
+"""The rejected lines of one file, kept until they are saved beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+
+from memcload.counts import Reject
+from memcload.source.reader import cut_line
+from memcload.source.names import claim_name
+
+_KEPT_IN_MEMORY = 1 << 18  # bytes; more of them go to a temporary file
+
+
+class Rejects:
+    """Collects rejects in the order of the file and saves them: line number, reason, line, tab-separated.
+
+    No file is open between two calls, so that many of these can be under way. `dropped` counts the rejects beyond the
+    limit.
+
+    Args:
+        path: the file's
+        directory: where to save; the file's own where it is None
+        limit: how many rejects are kept
+    """
+
+    def __init__(self, path: str, directory: str | None, limit: int) -> None:
+        own_directory, name = os.path.split(path)
+        self._path = os.path.join(own_directory if directory is None else directory, f".{name}")
+        self._limit = limit
+        self._kept = 0
+        self._latest = bytearray()  # those that are not in the temporary file yet
+        self._temporary: str | None = None
+        self.dropped = 0
+
+    def add(self, line_number: int, reject: Reject) -> None:
+        """Add one; `line_number` counts the lines of the file from 1. Raises OSError."""
+        if self._kept >= self._limit:
+            self.dropped += 1
+            return
+        self._kept += 1
+        self._latest += b"%d\t%b\t%b\n" % (line_number, reject.reason.encode(), cut_line(reject.text))
+        if len(self._latest) > _KEPT_IN_MEMORY:
+            self._spill()
+
+    def save(self, like: os.stat_result) -> str | None:
+        """Write the file, never over another; return its path, or None if there were no rejects.
+
+        It can be read by those who can read the log itself, whose stat is `like`. Raises OSError.
+        """
+        if not self._kept:
+            return None
+        temporary = self._spill()
+        os.chmod(temporary, stat.S_IMODE(like.st_mode) & 0o666)
+        target = claim_name(self._path, ".rejects.tsv")
+        os.replace(temporary, target)
+        self._temporary = None
+        self._kept = 0
+        return target
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._latest.clear()
+        self._kept = 0
+        if self._temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            self._temporary = None
+
+    def _spill(self) -> str:
+        """Move what is in memory to the temporary file; return its path."""
+        if self._temporary is None:
+            directory, name = os.path.split(self._path)
+            descriptor, self._temporary = tempfile.mkstemp(prefix=f"{name[:50]}.", suffix=".part", dir=directory or ".")
+            os.close(descriptor)
+        with open(self._temporary, "ab") as file:
+            file.write(self._latest)
+        self._latest.clear()
+        return self._temporary
