@@ -82,8 +82,11 @@ def classic_gets(keys: Sequence[bytes]) -> bytes:
 
 
 def authentication(user: bytes, password: bytes) -> bytes:
-    """Return the command that shows a password to a server that was started with `-Y`."""
-    return classic_set(b"auth", b"%b %b" % (user, password), 0)
+    """Return the command that shows a password to a server that was started with `-Y`.
+
+    A server that wants no password takes it for a `set` of an item that has already expired.
+    """
+    return classic_set(b"auth", b"%b %b" % (user, password), -1)
 
 
 # --- events -------------------------------------------------------------------------------------

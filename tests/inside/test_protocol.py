@@ -195,4 +195,4 @@ def test_the_commands_are_those_of_the_protocol() -> None:
     assert classic_set(b"k", b"\r\n", 60) == b"set k 0 60 2\r\n\r\n\r\n"
     assert keys_of_meta_gets(meta_get(b"a") + meta_get(b"v")) == [b"a", b"v"]
     assert classic_gets([b"a", b"b"]) == b"get a\r\nget b\r\n"
-    assert authentication(b"user", b"a:b c") == b"set auth 0 0 10\r\nuser a:b c\r\n"
+    assert authentication(b"user", b"a:b c") == b"set auth 0 -1 10\r\nuser a:b c\r\n"

@@ -1,0 +1,51 @@
+"""Why a request failed, in words that say what to do, and whether it is worth another try."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from memcload.memcached.protocol import BadReply, ErrorReply
+from memcload.memcached.tls import WrongPassword, explain_tls
+
+FAILURES = (OSError, BadReply, ErrorReply, WrongPassword)
+"""What a request may raise."""
+
+WANTS_TLS = "wants TLS: use --tls"
+
+
+class Failure(Exception):
+    """A request failed.
+
+    cause: what happened, in words
+    is_transient: another try may end well
+    """
+
+    def __init__(self, cause: str, is_transient: bool = True) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.is_transient = is_transient
+
+
+def explain(error: Exception) -> Failure:
+    """Return what one of FAILURES means."""
+    if isinstance(error, ssl.SSLError):
+        return Failure(*explain_tls(error))
+    if isinstance(error, WrongPassword):
+        return Failure("refuses the user or the password of --auth-file", is_transient=False)
+    if isinstance(error, ErrorReply):
+        return _explain_reply(str(error))
+    if isinstance(error, socket.gaierror):
+        return Failure(f"its name can't be looked up: {(error.strerror or str(error)).lower()}")
+    if isinstance(error, OSError) and error.strerror:
+        return Failure(error.strerror.lower())
+    return Failure(str(error) or type(error).__name__)
+
+
+def _explain_reply(reply: str) -> Failure:
+    words = reply.lower()
+    if "authentic" in words:
+        return Failure("wants a password: use --auth-file", is_transient=False)
+    if "too many open connections" in words:
+        return Failure("has too many connections already (memcached -c)")
+    return Failure(f"answers {reply}")
