@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from memcload.source import linux
+from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
-from memcload.source.names import free_name, free_short_name
 
 
 class DirectoryHeld(Exception):

@@ -8,8 +8,8 @@ import stat
 import tempfile
 
 from memcload.counts import Reject
-from memcload.source.reader import cut_line
 from memcload.source.names import claim_name
+from memcload.source.reader import cut_line
 
 _KEPT_IN_MEMORY = 1 << 18  # bytes; more of them go to a temporary file
 
