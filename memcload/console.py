@@ -31,7 +31,7 @@ def write_stream(stream: TextIO | None, text: str) -> None:
         if stream is None:
             raise ValueError("it is closed")
         stream.flush()
-        descriptor = _descriptor(stream)
+        descriptor = descriptor_of(stream)
         if descriptor is None:
             stream.write(text)
             stream.flush()
@@ -78,7 +78,7 @@ def reserve_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
-def _descriptor(stream: object) -> int | None:
+def descriptor_of(stream: object) -> int | None:
     """Return the descriptor of a plain text stream; None for one that a test or a notebook has put in its place."""
     if not isinstance(stream, io.TextIOWrapper):
         return None

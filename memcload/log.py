@@ -131,6 +131,11 @@ def log_failures() -> int:
     return sum(handler.failures for handler in LOG.handlers if isinstance(handler, LogHandler))
 
 
+def logs_to_console() -> bool:
+    """Return True unless the log goes to a file."""
+    return not any(isinstance(handler, _FileLogHandler) for handler in LOG.handlers)
+
+
 @contextlib.contextmanager
 def console_lines_through(write: Write) -> Iterator[None]:
     """Hand the lines for the console to `write` for as long as the context lasts: a display is shown there."""

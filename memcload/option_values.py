@@ -114,7 +114,7 @@ def _endpoint(address: str) -> object:
     """Return what is the same for two spellings of one address."""
     from ipaddress import ip_address  # imported here, with the connection: --help needs neither
 
-    from memcload.connection import parse_address
+    from memcload.memcached.address import parse_address
 
     try:
         parsed = parse_address(address)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memcload.cancel import Cancel
+from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
 from memcload.encode.message import show_records
@@ -147,7 +147,9 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
             LOG.error("%s", error)
             is_clean = False
         exit_code = _exit_code(cancel, is_clean)
-        exit_code = _tell(options, dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started))
+        exit_code = _tell(
+            options, dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
+        )
         LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
         return exit_code
 
@@ -192,7 +194,11 @@ def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
         LOG.info("No file matches %s", run.options.pattern)
     try:
         shows_progress = run.options.progress and bool(paths)
-        with show_progress(run.tracker, run.fleet.servers, run.cancel) if shows_progress else nullcontext():
+        with (
+            show_progress(run.tracker, run.router.partitions, run.fleet.servers, run.cancel)
+            if shows_progress
+            else nullcontext()
+        ):
             load(run)
     finally:
         run.fleet.close()
@@ -204,7 +210,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
     try:
         start_logging(options.log, options.log_level)
     except OSError as error:
-        print(f"memc_load: can't open the log {options.log}: {error.strerror}", file=sys.stderr)
+        warn_console(f"memc_load: can't open the log {options.log}: {error.strerror}")
         return EXIT_USAGE
     LOG.info("Memc loader started with options: %s", options.shown())
     cancel = Cancel()
