@@ -47,45 +47,85 @@ def endpoint(address: str) -> Endpoint:
     return Endpoint(host.strip("[]"), str(int(port)))
 
 
-class Murmur3Prefix(NamedTuple):
-    """The beginning of a text, hashed as far as it can be: whole words are in `state`, the 0 to 3 bytes after them not."""
+class _Lanes(NamedTuple):
+    """Numbers side by side in one integer, in 64 bits each: no product of two 32-bit numbers reaches its neighbor."""
 
-    state: int = 0
-    rest: bytes = b""
-    length: int = 0
+    ones: int  # a 1 in each
+    mask: int  # 32 bits of each
+
+
+_ONE_LANE = _Lanes(1, _MASK)
+
+
+class Murmur3Prefix(NamedTuple):
+    """The beginning of a text, as MurmurHash3_x86_32 with seed 0 has hashed it.
+
+    state: of its whole words
+    rest: the 0 to 3 bytes after these, as a number
+    length: of the beginning, in bytes
+    """
+
+    state: int
+    rest: int
+    length: int
 
 
 def murmur3_prefix(text: bytes) -> Murmur3Prefix:
-    """Hash the beginning of texts once and for all."""
-    whole = len(text) & ~3
-    return Murmur3Prefix(_murmur3_words(0, text[:whole]), text[whole:], len(text))
+    """Hash the beginning of a text."""
+    words, rest = _words(text)
+    state = 0
+    for word in words:
+        state = _absorb(state, _scramble(word, _ONE_LANE), _ONE_LANE)
+    return Murmur3Prefix(state, rest, len(text))
 
 
-def murmur3_32(text: bytes, prefix: Murmur3Prefix | None = None) -> int:
-    """Return the MurmurHash3_x86_32, seed 0, of a text that continues the prefix."""
-    state, rest, length = prefix or Murmur3Prefix()
-    length += len(text)
-    text = rest + text
-    whole = len(text) & ~3
-    state = _murmur3_words(state, text[:whole])
-    if whole < len(text):
-        state ^= _murmur3_scramble(int.from_bytes(text[whole:], "little"))
-    state ^= length
-    state = (state ^ state >> 16) * 0x85EBCA6B & _MASK
-    state = (state ^ state >> 13) * 0xC2B2AE35 & _MASK
-    return state ^ state >> 16
+class Murmur3:
+    """Hashes texts that begin differently and end alike, all at once; `prefixes` end at the same place in a word."""
+
+    def __init__(self, prefixes: Sequence[Murmur3Prefix]) -> None:
+        self._format = struct.Struct(f"<{len(prefixes)}Q")
+        ones = self._side_by_side([1] * len(prefixes))
+        self._lanes = _Lanes(ones, ones * _MASK)
+        self._states = self._side_by_side([prefix.state for prefix in prefixes])
+        self._rests = self._side_by_side([prefix.rest for prefix in prefixes])
+        self._lengths = self._side_by_side([prefix.length for prefix in prefixes])
+        self._missing = -prefixes[0].length % 4
+
+    def hashes(self, ending: bytes) -> tuple[int, ...]:
+        """Return the hash of each prefix with an ending of at least three bytes."""
+        lanes, states, missing = self._lanes, self._states, self._missing
+        ones, mask = lanes
+        if missing:
+            head = int.from_bytes(ending[:missing], "little") << (32 - 8 * missing)
+            states = _absorb(states, _scramble(self._rests | head * ones, lanes), lanes)
+        words, rest = _words(ending[missing:])
+        for word in words:
+            states = _absorb(states, _scramble(word, _ONE_LANE) * ones, lanes)
+        states ^= _scramble(rest, _ONE_LANE) * ones  # no rest is 0, which changes nothing
+        states ^= self._lengths + len(ending) * ones
+        states = ((states ^ states >> 16) & mask) * 0x85EBCA6B & mask
+        states = ((states ^ states >> 13) & mask) * 0xC2B2AE35 & mask
+        states = (states ^ states >> 16) & mask
+        return self._format.unpack(states.to_bytes(self._format.size, "little"))
+
+    def _side_by_side(self, numbers: Sequence[int]) -> int:
+        return int.from_bytes(self._format.pack(*numbers), "little")
 
 
-def _murmur3_words(state: int, text: bytes) -> int:
-    for (word,) in struct.iter_unpack("<I", text):
-        state ^= _murmur3_scramble(word)
-        state = ((state << 13 | state >> 19) * 5 + 0xE6546B64) & _MASK
-    return state
+def _words(text: bytes) -> tuple[tuple[int, ...], int]:
+    """Return the words of a text and, as a number, the bytes after them."""
+    count = len(text) // 4
+    return struct.unpack_from(f"<{count}I", text), int.from_bytes(text[4 * count :], "little")
 
 
-def _murmur3_scramble(word: int) -> int:
-    word = word * 0xCC9E2D51 & _MASK
-    return (word << 15 | word >> 17) * 0x1B873593 & _MASK
+def _scramble(words: int, lanes: _Lanes) -> int:
+    words = words * 0xCC9E2D51 & lanes.mask
+    return ((words << 15 | words >> 17) & lanes.mask) * 0x1B873593 & lanes.mask
+
+
+def _absorb(states: int, scrambled: int, lanes: _Lanes) -> int:
+    states ^= scrambled
+    return ((states << 13 | states >> 19) & lanes.mask) * 5 + 0xE6546B64 * lanes.ones & lanes.mask
 
 
 def rendezvous_nodes(addresses: Sequence[str]) -> list[str]:
@@ -102,15 +142,16 @@ def rendezvous(addresses: Sequence[str]) -> Choose:
     """Choose the server with the largest hash of `node-key`; of equal ones the server with the greatest name."""
     nodes = rendezvous_nodes(addresses)
     ascending = sorted(range(len(nodes)), key=nodes.__getitem__)
-    prefixes = [(index, murmur3_prefix(rendezvous_bytes(nodes[index]))) for index in ascending]
+    prefixes = [murmur3_prefix(rendezvous_bytes(nodes[index])) for index in ascending]
+    groups = []
+    for length in range(4):
+        ranks = [rank for rank, prefix in enumerate(prefixes) if prefix.length % 4 == length]
+        if ranks:
+            groups.append((ranks, Murmur3([prefixes[rank] for rank in ranks])))
 
     def choose(key: bytes) -> int:
-        winner, highest = 0, -1
-        for index, prefix in prefixes:
-            score = murmur3_32(key, prefix)
-            if score >= highest:
-                winner, highest = index, score
-        return winner
+        _, rank = max(max(zip(murmur3.hashes(key), ranks, strict=True)) for ranks, murmur3 in groups)
+        return ascending[rank]
 
     return choose
 
@@ -162,7 +203,8 @@ def ketama_ring(addresses: Sequence[str]) -> list[tuple[int, int]]:
 
 def ketama(addresses: Sequence[str]) -> Choose:
     """Choose the owner of the first point that is not below the first word of the key's MD5."""
-    points, owners = zip(*ketama_ring(addresses), strict=True)
+    ring = ketama_ring(addresses)
+    points, owners = [point for point, _ in ring], [owner for _, owner in ring]
 
     def choose(key: bytes) -> int:
         place = bisect_left(points, int.from_bytes(md5(key)[:4], "little"))
