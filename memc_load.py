@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from memc_client import MemcacheClient
 from memcload import run
-from memcload.counts import Reject
 from memcload.encode.encoder import EncodedText, LineReader
 from memcload.encode.message import prototest, show, to_message
 from memcload.file_load import FileLoad, TextResult

@@ -15,7 +15,7 @@ from memcload.memcached.routing import Partition
 from memcload.memcached.server import Identity, ServerDown
 from memcload.outcome import Status, Verdict
 from memcload.sink import Delivery
-from memcload.source.reader import InputFile
+from memcload.source.local import LocalFile
 from memcload.source.rejects import Rejects
 
 Message = tuple[int, str]  # a level of the log, and what to say
@@ -35,7 +35,7 @@ class FileLoad:
     path: str
     number: int = 0
     attempt: int = 1
-    input: InputFile | None = None
+    input: LocalFile | None = None
     counts: Counts = field(default_factory=Counts)
     lines: int = 0
     texts_out: int = 0
@@ -47,7 +47,7 @@ class FileLoad:
     rejects: Rejects | None = None
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
-    verdict: Verdict = Verdict("pending")
+    verdict: Verdict = field(default_factory=lambda: Verdict("pending"))
     renamed_to: str | None = None
     unshown: Counter[str] = field(default_factory=Counter)  # warnings that are only counted, by kind
     is_current: bool = False  # the first file that is not finalized: the one that the log talks about
@@ -67,9 +67,8 @@ class FileLoad:
         """Yield the lines of the file in texts of about `size` bytes; an error ends them and is kept."""
         if self.input is None:
             return
-        try:
-            yield from self.input.texts(size)
-        except OSError as error:
+        yield from self.input.texts(size)
+        if error := self.input.read_error:
             self.read_error = error.strerror or str(error)
 
     def say(self, level: int, message: str) -> None:
@@ -79,13 +78,14 @@ class FileLoad:
         else:
             self.messages.append((level, message))
 
-
     def closing_messages(self, max_error_rate: float) -> list[Message]:
         """Return everything that is still to be logged about the file once it is finalized."""
         counts, verdict = self.counts, self.verdict
         messages = [] if self.is_current else [(logging.INFO, f"Processing {self.path}")]
         messages += self.messages
-        messages += [(logging.WARNING, f"{self.path}: {n:,} more lines {kind}") for kind, n in self.unshown.items()]
+        for kind, count in self.unshown.items():
+            lines = "one more line" if count == 1 else f"{count:,} more lines"
+            messages.append((logging.WARNING, f"{self.path}: {lines} {kind}"))
         if verdict.status == "pending":
             level = logging.ERROR if verdict.holds_back else logging.INFO
             messages.append((level, f"{self.path} stays pending: {verdict.detail}"))

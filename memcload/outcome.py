@@ -28,7 +28,7 @@ VerdictReason = Literal[
     "not_renamable",
     "rename_failed",
 ]
-"""Why a file is not simply done. `partly_loaded` is what --only asks for, everything else needs somebody's attention."""
+"""Why a file is not simply done. All but `partly_loaded`, which --only asks for, need somebody's attention."""
 
 DamageKind = Literal["truncated", "corrupt", "unsupported"]
 

@@ -19,10 +19,10 @@ from types import TracebackType
 
 from memcload.cancel import Cancel
 from memcload.encode.encoder import Encoded, Encoder
+from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.batch import Batch
 from memcload.memcached.routing import Partition
 from memcload.sink import Delivery, Sink
-from memcload.file_load import FileLoad, TextResult
 
 _REQUEST_SIZE = 1 << 20  # bytes of commands
 _LOOK_EVERY = 0.05  # seconds, at the cancel token while nothing comes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
+import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,7 +29,8 @@ from memcload.output.summary import summarize
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
-from memcload.source.local import DirectoryHeld, LocalSource, PatternError
+from memcload.source.local import DirectoryHeld, LocalSource, NoLocks
+from memcload.source.pattern import PatternError
 from memcload.throttle import Throttle
 from memcload.tracker import Rules, Tracker
 from memcload.verify import ComparingSink, Verifier
@@ -56,7 +57,7 @@ class NewClient(Protocol):
         retries: int,
         ttl: int,
         cancel: Cancel,
-        tls: object,
+        tls: ssl.SSLContext | None,
         credentials: Credentials | None,
     ) -> Client:
         """Make a client; it connects on first use."""
@@ -184,9 +185,8 @@ def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
     if options.dry:  # it only reads, so another run may be at work
         yield source.find()
         return
-    with source.lock() as held:
-        # looked for again: the run that held the directories until now has renamed what it did
-        yield [path for path in source.find() if os.path.dirname(path) in held]
+    with source.lock():
+        yield source.find()  # again: the run that held a directory until now has renamed what it did
 
 
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
@@ -194,11 +194,8 @@ def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
         LOG.info("No file matches %s", run.options.pattern)
     try:
         shows_progress = run.options.progress and bool(paths)
-        with (
-            show_progress(run.tracker, run.router.partitions, run.fleet.servers, run.cancel)
-            if shows_progress
-            else nullcontext()
-        ):
+        progress = show_progress(run.tracker, run.router.partitions, run.fleet.servers, run.cancel)
+        with progress if shows_progress else nullcontext():
             load(run)
     finally:
         run.fleet.close()
@@ -223,7 +220,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
     except (EngineError, UsageError) as error:
         LOG.error("%s", error)
         return EXIT_USAGE
-    except PatternError as error:
+    except (PatternError, NoLocks) as error:
         LOG.error("%s", error)
         return EXIT_FAILED
     except OSError as error:

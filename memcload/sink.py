@@ -90,7 +90,9 @@ class Delivery:
         failed = min(max(self.answered + self.failed - first, 0), count) - answered
         refusals = self.refusals
         if refusals:
-            low, high = (bisect_left(refusals, position, key=lambda refusal: refusal.position) for position in (first, end))
+            low, high = (
+                bisect_left(refusals, position, key=lambda refusal: refusal.position) for position in (first, end)
+            )
             refusals = [refusal._replace(position=refusal.position - first) for refusal in refusals[low:high]]
         return Delivery(answered, failed, refusals, self.identities, self.cause)
 

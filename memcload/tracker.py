@@ -19,8 +19,8 @@ from memcload.file_load import FileLoad, Message, TextResult
 from memcload.log import excerpt, log_lines
 from memcload.memcached.server import Identity, Server, ServerDown
 from memcload.outcome import FileFacts, Verdict, decide
-from memcload.source.local import LocalSource
-from memcload.source.reader import InputFile
+from memcload.source.local import LocalFile, LocalSource
+from memcload.source.pattern import is_done
 from memcload.source.rejects import Rejects
 
 _SHOWN_OF_A_KIND = 3  # warnings about lines, for a run
@@ -112,7 +112,7 @@ class Tracker:
         if rules.rejects is not None or not rules.dry:
             file.rejects = Rejects(file.path, rules.rejects, rules.max_rejects)
 
-    def _open_patiently(self, path: str) -> InputFile:
+    def _open_patiently(self, path: str) -> LocalFile:
         """Open a file; wait for a while where the process or the system has run out of descriptors."""
         deadline = time.monotonic() + _ROOM_TIMEOUT
         while True:
@@ -249,7 +249,7 @@ class Tracker:
             earlier_pending=self._earlier_pending,
             dry=rules.dry,
             only=rules.only,
-            loaded_before=self._source.is_done(file.path),
+            loaded_before=is_done(file.path),
         )
         if source is None:
             return facts
@@ -260,7 +260,7 @@ class Tracker:
             size=source.size,
             age=source.age,
             open_for_writing=source.is_open_for_writing(),
-            incomplete_text=source.is_plain and source.ends_within_line,
+            incomplete_text=source.ends_within_line,
             changed=os.path.lexists(file.path) and not source.is_unchanged(),
         )
 
@@ -280,11 +280,11 @@ class Tracker:
     def _finalize(self, file: FileLoad, verdict: Verdict) -> list[Message]:
         """Let a verdict take effect; return what is to be logged about it."""
         file.seconds = time.monotonic() - file.started
-        if verdict.is_loaded and file.input is not None and not (self._source.is_done(file.path) or self.rules.only):
+        if verdict.is_loaded and file.input is not None and not (is_done(file.path) or self.rules.only):
             self._save_rejects(file, file.input)
         if verdict.renames:
             try:
-                file.renamed_to = self._source.finalize(file.path, verdict.status)
+                file.renamed_to = self._source.finalize(file.path, damaged=verdict.status == "damaged")
             except OSError as error:
                 detail = f"loaded, but it can't be renamed: {error.strerror or error}"
                 verdict = Verdict("error", "rename_failed", detail, holds_back=os.path.lexists(file.path))
@@ -298,7 +298,7 @@ class Tracker:
         self.files.append(file)
         return file.closing_messages(self.rules.max_error_rate)
 
-    def _save_rejects(self, file: FileLoad, source: InputFile) -> None:
+    def _save_rejects(self, file: FileLoad, source: LocalFile) -> None:
         if file.rejects is None:
             return
         try:

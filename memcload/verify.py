@@ -59,7 +59,12 @@ class ComparingSink:
     """
 
     def __init__(
-        self, fleet: Fleet, partitions: Sequence[Partition], new_encoder: Callable[[], Encoder], paths: Sequence[str], sample: float
+        self,
+        fleet: Fleet,
+        partitions: Sequence[Partition],
+        new_encoder: Callable[[], Encoder],
+        paths: Sequence[str],
+        sample: float,
     ) -> None:
         self.findings = [Findings() for _ in partitions]
         self._partitions = partitions

@@ -25,11 +25,23 @@ Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int32]
 Function = Callable[..., Any]
 
+_TAB, _LINE_FEED, _CARRIAGE_RETURN, _SPACE, _COMMA, _POINT, _PLUS, _MINUS, _ZERO = b"\t\n\r ,.+-0"
+
 
 def _put(out: Bytes, q: int, word: int) -> None:
     """Write eight bytes. (The compiler makes one store of them.)"""
     for k in range(8):
         out[q + k] = word >> (8 * k)
+
+
+def _get(text: Bytes, p: int) -> Any:
+    """Read four bytes. (The compiler makes one load of them.)"""
+    return np.uint32(
+        np.uint32(text[p])
+        | np.uint32(text[p + 1]) << np.uint32(8)
+        | np.uint32(text[p + 2]) << np.uint32(16)
+        | np.uint32(text[p + 3]) << np.uint32(24)
+    )
 
 
 def _coordinate(text: Bytes, p: int, rules: Any) -> tuple[Any, int]:
@@ -38,29 +50,29 @@ def _coordinate(text: Bytes, p: int, rules: Any) -> tuple[Any, int]:
     An integer below 2**53 divided by a power of ten up to 10**22 is correctly rounded (William D. Clinger, "How to
     Read Floating Point Numbers Accurately", 1990).
     """
-    negative = text[p] == ord("-")
-    if negative or text[p] == ord("+"):
+    negative = text[p] == _MINUS
+    if negative or text[p] == _PLUS:
         p += 1
     number: Any = np.int64(0)
     start = p
-    digit = np.uint8(text[p] - ord("0"))
+    digit = np.uint8(text[p] - _ZERO)
     while digit <= 9:
         number = number * 10 + digit
         p += 1
-        digit = np.uint8(text[p] - ord("0"))
+        digit = np.uint8(text[p] - _ZERO)
     digits = p - start
     decimals = 0
-    if text[p] == ord("."):
+    if text[p] == _POINT:
         p += 1
         start = p
-        digit = np.uint8(text[p] - ord("0"))
+        digit = np.uint8(text[p] - _ZERO)
         while digit <= 9:
             number = number * 10 + digit
             p += 1
-            digit = np.uint8(text[p] - ord("0"))
+            digit = np.uint8(text[p] - _ZERO)
         decimals = p - start
         digits += decimals
-    if text[p] != ord("\t") or digits == 0 or digits > rules.coordinate_digits:
+    if text[p] != _TAB or digits == 0 or digits > rules.coordinate_digits:
         return 0, 0
     magnitude = np.float64(number) / rules.powers_of_ten[decimals]
     return np.float64(-magnitude if negative else magnitude).view(np.int64), p + 1
@@ -73,7 +85,7 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
         compile: Numba's `njit(…)`.
         routing: the rule that chooses among a device type's servers; None where there is nothing to choose.
     """
-    put, coordinate = compile(_put), compile(_coordinate)
+    get, put, coordinate = compile(_get), compile(_put), compile(_coordinate)
     route = None if routing is None else make_route(routing, compile)
 
     def encode(
@@ -101,21 +113,16 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
             return  # never; but knowing it, the compiler drops the tests for negative indices below
         while position + 5 <= end:
             p = position
-            word = (
-                np.uint32(text[p])
-                | np.uint32(text[p + 1]) << np.uint32(8)
-                | np.uint32(text[p + 2]) << np.uint32(16)
-                | np.uint32(text[p + 3]) << np.uint32(24)
-            )
+            word = get(text, p)
             device = 0
             while device < len(device_types) and device_types[device] != word:
                 device += 1
-            if device == len(device_types) or text[p + 4] != ord("\t"):
+            if device == len(device_types) or text[p + 4] != _TAB:
                 break
             p += 5
             partition = rules.first_partitions[device]
             if partition < 0:  # not to be loaded, valid or not
-                while text[p] != ord("\n"):
+                while text[p] != _LINE_FEED:
                     p += 1
                 progress.skipped += 1
                 position = p + 1
@@ -142,11 +149,11 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
                 q += 1
                 p += 1
                 byte = text[p]
-            if byte != ord("\t") or p == id_start or p - id_start > rules.device_id_length:
+            if byte != _TAB or p == id_start or p - id_start > rules.device_id_length:
                 break
             p += 1
             length_at = q + 1  # three digits, to be written when the length of the value is known
-            out[q] = ord(" ")
+            out[q] = _SPACE
             q += 4
             for k in range(flag_words):
                 put(out, q + 8 * k, flags[k])
@@ -162,14 +169,9 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
 
             # app ids, each of them a tag and a varint
             while True:
-                if p + 4 < end_of_words and text[p + 4] == ord(","):
+                if p + 4 < end_of_words and text[p + 4] == _COMMA:
                     # Most ids have four digits: these are tested and converted together, as bytes of a word.
-                    word = (
-                        np.uint32(text[p])
-                        | np.uint32(text[p + 1]) << np.uint32(8)
-                        | np.uint32(text[p + 2]) << np.uint32(16)
-                        | np.uint32(text[p + 3]) << np.uint32(24)
-                    )
+                    word = get(text, p)
                     word = np.uint32(word ^ np.uint32(0x30303030))
                     if (word | np.uint32(word + np.uint32(0x06060606))) & np.uint32(0xF0F0F0F0) == 0:
                         pairs = np.uint32((word * np.uint32(10) + (word >> np.uint32(8))) & np.uint32(0x00FF00FF))
@@ -186,11 +188,11 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
                         continue
                 app_start = p
                 app = np.uint32(0)
-                digit = np.uint8(text[p] - ord("0"))
+                digit = np.uint8(text[p] - _ZERO)
                 while digit <= 9:
                     app = np.uint32(app * np.uint32(10) + digit)
                     p += 1
-                    digit = np.uint8(text[p] - ord("0"))
+                    digit = np.uint8(text[p] - _ZERO)
                 byte = text[p]
                 if p == app_start or p - app_start > app_id_digits:
                     byte = np.uint8(0)  # not common
@@ -204,12 +206,12 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
                 out[q] = app
                 q += 1
                 p += 1
-                if byte != ord(","):
+                if byte != _COMMA:
                     break
-            if byte == ord("\r"):
+            if byte == _CARRIAGE_RETURN:
                 byte = text[p]
                 p += 1
-            if byte != ord("\n") or p - position > rules.line_length:
+            if byte != _LINE_FEED or p - position > rules.line_length:
                 break
 
             out[q] = rules.lat_tag
@@ -220,11 +222,11 @@ def make_encode(compile: Compile, routing: RoutingName | None) -> Function:
             length = q - value_at
             if length > 999:  # the room that was left does not hold it
                 break
-            out[length_at] = ord("0") + length // 100
-            out[length_at + 1] = ord("0") + length // 10 % 10
-            out[length_at + 2] = ord("0") + length % 10
-            out[q] = ord("\r")
-            out[q + 1] = ord("\n")
+            out[length_at] = _ZERO + length // 100
+            out[length_at + 1] = _ZERO + length // 10 % 10
+            out[length_at + 2] = _ZERO + length % 10
+            out[q] = _CARRIAGE_RETURN
+            out[q + 1] = _LINE_FEED
             q += 2
             count = row.count
             if count < 0:  # never, as above
@@ -262,7 +264,7 @@ def make_look_up(compile: Compile) -> Function:
             p += words.key_at
             put(requests, q, words.request)
             q += words.request_length
-            while commands[p] != ord(" "):
+            while commands[p] != _SPACE:
                 requests[q] = commands[p]
                 p += 1
                 q += 1
@@ -271,13 +273,13 @@ def make_look_up(compile: Compile) -> Function:
             p += 1
             put(replies, r, words.reply)
             r += words.reply_length
-            while commands[p] == ord("0"):
+            while commands[p] == _ZERO:
                 p += 1
-            while commands[p] != ord(" "):
+            while commands[p] != _SPACE:
                 replies[r] = commands[p]
                 p += 1
                 r += 1
-            while commands[p] != ord("\n"):
+            while commands[p] != _LINE_FEED:
                 p += 1
             p += 1
             put(replies, r, words.reply_end)

@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from memcload.memcached.routing_rules import RULES, Choose, Endpoint, RoutingName, endpoint
+from memcload.memcached.address import parse_address
+from memcload.memcached.routing_rules import RULES, Choose, RoutingName
 from memcload.records import DEVICE_TYPES
 
 MAX_SERVERS = 64  # of one device type
@@ -33,12 +34,12 @@ class Router:
         """Make the partitions.
 
         Args:
-            servers: valid addresses by device type: host:port, [v6]:port or unix:/path.
+            servers: addresses by device type: host:port, [v6]:port or unix:/path.
             routing: the rule of the clients that will read.
 
         Raises:
-            ValueError: a server is named twice for a device type, there are too many of them, or the clients
-                that the rule stands for can't be given these addresses.
+            ValueError: something is no address, a server is named twice for a device type, there are too many of
+                them, or the clients that the rule stands for can't be given these addresses.
         """
         self.routing = routing
         self.servers = {name: tuple(servers[name]) for name in DEVICE_TYPES if servers.get(name)}
@@ -76,25 +77,23 @@ class Router:
 def _check(device_type: str, addresses: Sequence[str], routing: RoutingName) -> None:
     if len(addresses) > MAX_SERVERS:
         raise ValueError(f"{device_type} has {len(addresses)} servers: give at most {MAX_SERVERS}")
-    seen: dict[Endpoint, str] = {}
+    seen: dict[tuple[str, int] | str, str] = {}
     for address in addresses:
-        place = _canonical(endpoint(address))
+        place = _one_spelling(parse_address(address))
         if place in seen:
             again = "is named twice" if seen[place] == address else f"is {seen[place]} again"
             raise ValueError(f"{device_type}: {address} {again}: name each server once")
         seen[place] = address
-    if routing == "ketama" and len({place.is_unix for place in seen}) > 1:
-        path = next(seen[place] for place in seen if place.is_unix)
+    paths = [address for place, address in seen.items() if isinstance(place, str)]
+    if routing == "ketama" and 0 < len(paths) < len(addresses):
         raise ValueError(
-            f"{device_type}: routing ketama can't have {path} among TCP servers, because pylibmc refuses such a mix: "
+            f"{device_type}: routing ketama can't have {paths[0]} among TCP servers, because pylibmc can't: "
             "give Unix sockets only or TCP servers only"
         )
 
 
-def _canonical(place: Endpoint) -> Endpoint:
-    """Return the one spelling of an endpoint that has several."""
-    if place.is_unix:
+def _one_spelling(place: tuple[str, int] | str) -> tuple[str, int] | str:
+    if isinstance(place, str):
         return place
-    if ":" in place.host:
-        return Endpoint(str(ipaddress.IPv6Address(place.host)), place.port)
-    return Endpoint(place.host.lower(), place.port)
+    host, port = place
+    return str(ipaddress.IPv6Address(host)) if ":" in host else host.lower(), port

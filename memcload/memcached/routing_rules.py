@@ -14,6 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from memcload.memcached.address import parse_address
+
 RoutingName = Literal["rendezvous", "crc32", "python-memcached", "ketama"]
 """`rendezvous`: pymemcache's HashClient with str keys; `crc32`: Go's gomemcache; `python-memcached`: itself, from
 1.60 on; `ketama`: libmemcached's weighted ketama, as pylibmc's `ketama_weighted` turns it on."""
@@ -24,27 +26,7 @@ Choose = Callable[[bytes], int]
 Rule = Callable[[Sequence[str]], Choose]
 
 _MASK = 0xFFFFFFFF
-_DEFAULT_PORT = "11211"
-
-
-class Endpoint(NamedTuple):
-    """An address taken apart, as all libraries write hosts: without brackets. A Unix socket has no port."""
-
-    host: str
-    port: str
-
-    @property
-    def is_unix(self) -> bool:
-        """Return True for the path of a Unix socket."""
-        return not self.port
-
-
-def endpoint(address: str) -> Endpoint:
-    """Take a valid address apart: host:port, [v6]:port or unix:/path."""
-    if address.startswith("unix:"):
-        return Endpoint(address.removeprefix("unix:"), "")
-    host, _, port = address.rpartition(":")
-    return Endpoint(host.strip("[]"), str(int(port)))
+_DEFAULT_PORT = 11211
 
 
 class _Lanes(NamedTuple):
@@ -130,7 +112,8 @@ def _absorb(states: int, scrambled: int, lanes: _Lanes) -> int:
 
 def rendezvous_nodes(addresses: Sequence[str]) -> list[str]:
     """Return what pymemcache calls the servers: host:port, an IPv6 host bare, or a socket's path."""
-    return [place.host if place.is_unix else f"{place.host}:{place.port}" for place in map(endpoint, addresses)]
+    places = [parse_address(address) for address in addresses]
+    return [place if isinstance(place, str) else f"{place[0]}:{place[1]}" for place in places]
 
 
 def rendezvous_bytes(node: str) -> bytes:
@@ -193,8 +176,10 @@ def ketama_digests(count: int) -> int:
 def ketama_ring(addresses: Sequence[str]) -> list[tuple[int, int]]:
     """Return libmemcached's continuum in ascending order: points, and the indices of the servers that own them."""
     ring = []
-    for index, (host, port) in enumerate(map(endpoint, addresses)):
-        node = host if port == _DEFAULT_PORT else f"{host}:{port or 0}"
+    for index, address in enumerate(addresses):
+        place = parse_address(address)
+        host, port = (place, 0) if isinstance(place, str) else place
+        node = host if port == _DEFAULT_PORT else f"{host}:{port}"
         for number in range(ketama_digests(len(addresses))):
             digest = md5(f"{node}-{number}".encode("utf-8", "surrogateescape"))
             ring += [(point, index) for point in struct.unpack("<4I", digest)]

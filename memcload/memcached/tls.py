@@ -107,7 +107,7 @@ def explain_tls(error: ssl.SSLError) -> tuple[str, bool]:
 
 def _explain_certificate(error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code in _OTHER_NAME:
-        return f"{error.verify_message}".rstrip(".").lower()
+        return f"it {error.verify_message.rpartition('certificate ')[2].rstrip('.')}"  # is not valid for 'name'
     if error.verify_code == _EXPIRED:
         return "it has expired"
     if error.verify_code == _NOT_YET_VALID:

@@ -54,7 +54,8 @@ class Channel:
         self._send_waits_for = select.POLLOUT  # over TLS a send may have to wait for what is received,
         self._receive_waits_for = 0  # and the other way round
         self._poll = select.poll()
-        self._poll.register(sock, 0)
+        self._poll.register(sock, select.POLLIN)
+        self._polled = select.POLLIN  # what is waited for
 
     def exchange(self, buffers: Iterable[Buffer], reply: Reply[Event]) -> list[Event]:
         """Send a request, read its reply, and return the reply's events. After an error the channel is of no use.
@@ -70,15 +71,16 @@ class Channel:
         """
         events: list[Event] = []
         request = _Request(buffers)
+        left = request.buffers
         deadline = Deadline(self._timeout, self._timeout, self._cancel)
         is_readable = False
         broken: OSError | None = None
         while True:
             sent, data = 0, None
-            if request.is_left and not broken:
+            if left and not broken:
                 try:
                     sent = self._send(request)
-                except ConnectionError as error:
+                except (ConnectionError, ssl.SSLError) as error:
                     broken = error  # perhaps the server says why
             if sent:
                 deadline.extend()
@@ -87,22 +89,24 @@ class Channel:
             if data:
                 events += reply.receive(data)
                 if reply.is_complete:
-                    if request.is_left:
+                    if left:
                         raise BadReply("answers before it was asked")
                     return events
-            elif broken:
-                raise broken
             elif data is not None:
                 raise Closed
+            elif broken:
+                raise broken
             if self._is_tls and (sent or data):
                 continue  # poll knows nothing of what OpenSSL holds
             wants = select.POLLIN | self._receive_waits_for
-            if request.is_left and not broken:
+            if left and not broken:
                 wants |= self._send_waits_for
             is_readable = self._wait(wants, deadline)
 
     def is_stale(self) -> bool:
         """Return True if the server has closed the connection since the last reply. Raises OSError or BadReply."""
+        if not self._is_tls and not self._poll.poll(0):
+            return False
         try:
             data = self._receive()
         except OSError:
@@ -169,14 +173,18 @@ class Channel:
         except ssl.SSLWantWriteError:
             self._receive_waits_for = select.POLLOUT
             return None
+        except ssl.SSLEOFError:
+            return b""
 
     def _wait(self, wants: int, deadline: Deadline) -> bool:
         """Wait until the socket can do something of what is wanted; return True if it is to be read."""
-        self._poll.modify(self._sock, wants)
+        if wants != self._polled:
+            self._poll.modify(self._sock, wants)
+            self._polled = wants
         while True:
             remaining = deadline.check()
-            if self._cancel:
-                remaining = min(remaining, _WAIT_AT_MOST)
+            if self._cancel and remaining > _WAIT_AT_MOST:
+                remaining = _WAIT_AT_MOST
             if ready := self._poll.poll(math.ceil(remaining * 1000)):
                 return bool(ready[0][1] & ~select.POLLOUT)
 
@@ -192,11 +200,6 @@ class _Request:
         self.buffers: deque[memoryview] = deque()
         self._queued = 0
         self._fill()
-
-    @property
-    def is_left(self) -> bool:
-        """True while something is still to be sent."""
-        return bool(self.buffers)
 
     def advance(self, sent: int) -> None:
         """Note that some bytes were sent."""

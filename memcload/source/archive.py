@@ -99,63 +99,66 @@ def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Damage | Non
         OSError: the file can't be read, or this Python lacks the library that its format needs
     """
     data = _Input(file)
-    data.fill(HEAD)
-    format = next((format for format in _FORMATS if format.magic.match(data.held)), None)
-    if format is None:
-        return (yield from _plain(data.held, file, min(size, _CHUNK)))
     size = min(size, _CHUNK)
+    head = data.peek(HEAD)
+    format = next((format for format in _FORMATS if format.magic.match(head)), None)
+    if format is None:
+        return (yield from _plain(data, size))
     while True:
         damage = yield from _member(format, data, size)
         damage = damage or (yield from _gap(format, data))
-        if damage or not data.held:
+        if damage or not data.peek(1):
             return damage
 
 
 class _Input:
-    """The bytes of a file from `position` on; `held` are those that were read already."""
+    """The bytes of a file, from `position` on."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.held = b""
+        self._data = b""
+        self._offset = 0  # in the data, of the position
         self.position = 0
 
-    def fill(self, count: int) -> None:
-        """Read on until at least so many bytes are held, or the file has ended."""
-        while len(self.held) < count and (more := self._file.read(_READ)):
-            self.held += more
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes, at most so many, without going past them."""
+        while len(self._data) - self._offset < count and (more := self._file.read(_READ)):
+            self._data, self._offset = self._data[self._offset :] + more, 0
+        return self._data[self._offset : self._offset + count]
 
-    def take(self) -> bytes:
-        """Return the bytes that are held, or the next ones; none at the end of the file."""
-        self.fill(1)
-        taken, self.held = self.held, b""
+    def take(self, count: int) -> bytes:
+        """Return the next bytes, at most so many; none at the end of the file."""
+        if self._offset == len(self._data):
+            self._data, self._offset = self._file.read(_READ), 0
+        taken = self._data[self._offset : self._offset + count]
+        self._offset += len(taken)
         self.position += len(taken)
         return taken
 
-    def give_back(self, unused: bytes) -> None:
-        """Hold the last of the bytes that were taken again."""
-        self.held = unused + self.held
-        self.position -= len(unused)
+    def give_back(self, count: int) -> None:
+        """Go back over the last bytes that were taken."""
+        self._offset -= count
+        self.position -= count
 
     def go_back(self, position: int) -> bool:
-        """Start again from an earlier position, if the file can; return True if it could."""
+        """Go back to an earlier position, if the file can; return True if it could."""
         try:
             self._file.seek(position)
         except (AttributeError, io.UnsupportedOperation):
             return False
-        self.held, self.position = b"", position
+        self._data, self._offset, self.position = b"", 0, position
         return True
 
 
-def _plain(head: bytes, file: BinaryIO, size: int) -> Generator[bytes, None, Damage | None]:
+def _plain(data: _Input, size: int) -> Generator[bytes, None, Damage | None]:
     """Yield the bytes of a file that is no archive; refuse what is not text either."""
+    head = data.peek(HEAD)
     for format in _FORMATS:
         if head and format.shortest_magic.startswith(head):
             return Damage("truncated", f"it ends within the first bytes of a {format.name} archive")
-    if damage := foreign(head) or binary(head[:HEAD]):
+    if damage := foreign(head) or binary(head):
         return damage
-    for start in range(0, len(head), size):
-        yield head[start : start + size]
-    while piece := file.read(size):
+    while piece := data.take(size):
         yield piece
     return None
 
@@ -164,67 +167,86 @@ def _member(format: _Format, data: _Input, size: int) -> Generator[bytes, None, 
     """Yield the text of the part at the current position, and go behind it."""
     start = data.position
     subject = f"the {format.name} {format.unit} that starts at byte {start:,}"
-    data.fill(_CHECKED)
-    if objection := format.objection(data.held):
+    if objection := format.objection(data.peek(_CHECKED)):
         return Damage("unsupported", f"{subject} {objection}")
-    given, problem = yield from _decode(data, format.decoder(), size)
+    attempt = yield from _decode(data, format.decoder(), size)
+    problem = attempt.problem
     if problem and "memory" in str(problem).lower():  # so say liblzma and libzstd alike
         limit = decoders.MAX_WINDOW >> 20
         return Damage("unsupported", f"{subject} needs a window of more than {limit} MiB, which is the limit")
     gave_everything = isinstance(problem, EOFError) and format.decoder is format.careful_decoder
     if problem and not gave_everything and data.go_back(start):
-        problem = yield from _decode_again(data, format.careful_decoder(), size, given)
+        problem = yield from _decode_again(data, format.careful_decoder(), size, attempt)
     if isinstance(problem, EOFError):
         return Damage("truncated", f"{subject} ends early")
     return Damage("corrupt", f"{subject} is corrupt") if problem else None
 
 
-def _decode(data: _Input, decoder: Decoder, size: int) -> Generator[bytes, None, tuple[int, Exception | None]]:
-    """Yield the text of one part and go behind it; return the text's length and what went wrong."""
+class _Attempt(NamedTuple):
+    """How far a part was read: the bytes of text that it gave, the position of the last input, and what went wrong."""
+
+    given: int
+    last_input: int
+    problem: Exception | None
+
+
+def _decode(data: _Input, decoder: Decoder, size: int) -> Generator[bytes, None, _Attempt]:
+    """Yield the text of one part and go behind it."""
     given = 0
+    last_input = data.position
     while not decoder.eof:
-        text, problem = _step(data, decoder, size)
+        if decoder.needs_input:
+            last_input = data.position
+        text, problem = _step(data, _READ, decoder, size)
         if problem:
-            return given, problem
+            return _Attempt(given, last_input, problem)
         given += len(text)
         yield text
-    data.give_back(decoder.unused_data)
-    return given, None
+    data.give_back(len(decoder.unused_data))
+    return _Attempt(given, last_input, None)
 
 
-def _decode_again(data: _Input, decoder: Decoder, size: int, given: int) -> Generator[bytes, None, Exception | None]:
-    """Yield what else can be had of a damaged part, of whose text `given` bytes were yielded before.
+def _decode_again(
+    data: _Input, decoder: Decoder, size: int, attempt: _Attempt
+) -> Generator[bytes, None, Exception | None]:
+    """Yield what else can be had of a damaged part, go behind it, and return what went wrong this time.
 
-    A decoder that meets damage gives nothing of what it had read in that call, which could be `size` bytes. So these
-    are asked for one by one.
+    A decoder that meets damage gives nothing of what it had read in that call. So where the damage was met, it gets
+    its input byte by byte, and is asked for its text byte by byte.
     """
     position = 0
-    while position < given and not decoder.eof:
-        text, problem = _step(data, decoder, min(size, given - position))
-        if problem:
-            return problem
-        position += len(text)
-        yield b""
     salvaged = bytearray()
-    while not decoder.eof:
-        text, problem = _step(data, decoder, 1 if position < given + size else size)
-        if problem:
-            yield bytes(salvaged)
-            return problem
+    problem = None
+    while not decoder.eof and not problem:
+        if data.position < attempt.last_input:
+            count = min(_READ, attempt.last_input - data.position)
+        else:
+            count = 1 if data.position < attempt.last_input + _READ else _READ
+        if position < attempt.given:
+            limit = min(size, attempt.given - position)
+        else:
+            limit = 1 if position < attempt.given + size else size
+        text, problem = _step(data, count, decoder, limit)
+        if position >= attempt.given:
+            salvaged += text
         position += len(text)
-        salvaged += text
         if len(salvaged) >= _SALVAGED or decoder.needs_input:
             yield bytes(salvaged)
             salvaged.clear()
     yield bytes(salvaged)
-    data.give_back(decoder.unused_data)
-    return None
+    if not problem:
+        data.give_back(len(decoder.unused_data))
+    return problem
 
 
-def _step(data: _Input, decoder: Decoder, limit: int) -> tuple[bytes, Exception | None]:
-    """Return some text, at most `limit` bytes, and what went wrong: an EOFError where the file ends too early."""
-    more = data.take() if decoder.needs_input else b""
-    if decoder.needs_input and not more:
+def _step(data: _Input, count: int, decoder: Decoder, limit: int) -> tuple[bytes, Exception | None]:
+    """Return some text, at most `limit` bytes, and what went wrong: an EOFError where the file ends too early.
+
+    count: how many bytes of input the decoder gets, if it needs some
+    """
+    needs_input = decoder.needs_input
+    more = data.take(count) if needs_input else b""
+    if needs_input and not more:
         return b"", EOFError()
     try:
         return decoder.decompress(more, limit), None
@@ -236,24 +258,23 @@ def _step(data: _Input, decoder: Decoder, limit: int) -> tuple[bytes, Exception 
 
 def _gap(format: _Format, data: _Input) -> Generator[bytes, None, Damage | None]:
     """Go past the padding behind a part, to the next part or the end of the file; judge what is there."""
-    start = data.position
+    subject = f"what follows the {format.name} {format.unit} that ends at byte {data.position:,}"
     zeros = 0
-    while format.padding and (held := data.take()):
-        rest = held.lstrip(b"\x00")
-        zeros += len(held) - len(rest)
-        data.give_back(rest)
+    while format.padding and (some := data.take(_READ)):
+        rest = some.lstrip(b"\x00")
+        zeros += len(some) - len(rest)
         if rest:
+            data.give_back(len(rest))
             break
         yield b""
-    data.fill(_CHECKED)
-    subject = f"what follows the {format.name} {format.unit} that ends at byte {start:,}"
-    if not data.held:
+    head = data.peek(_CHECKED)
+    if not head:
         if zeros % (format.padding or 1):
             return Damage("truncated", f"{subject} is no whole padding")
         return None
     if not zeros or (format.resumes_after_padding and not zeros % format.padding):
-        if format.magic.match(data.held):
+        if format.magic.match(head):
             return None
-        if format.shortest_magic.startswith(data.held):
+        if format.shortest_magic.startswith(head):
             return Damage("truncated", f"{subject} ends early")
     return Damage("corrupt", f"{subject} is not another {format.unit}")

@@ -31,13 +31,12 @@ class Decoder(Protocol):
 
 
 class ZlibDecoder:
-    """Python's own zlib. Asked for one byte at a time, it gives every byte that comes before a damaged place."""
+    """Python's own zlib, for a gzip member. Given its input byte by byte, it gives all text before a damaged place."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(wbits=31)
-        self._data = b""
-        self._offset = 0  # of what the inner object has not taken in yet
-        self._is_filled = False  # the last call gave as much as it was allowed to: there may be more
+        self._rest = b""  # of the input
+        self._is_cut_off = False  # the last call gave as much as it was allowed to: there may be more
 
     @property
     def eof(self) -> bool:
@@ -47,21 +46,18 @@ class ZlibDecoder:
     @property
     def needs_input(self) -> bool:
         """False while there may be more text without more input."""
-        return self._offset == len(self._data) and not self._is_filled
+        return not self._rest and not self._is_cut_off
 
     @property
     def unused_data(self) -> bytes:
         """The input behind the member's end."""
-        return self._inner.unused_data + self._data[self._offset :]
+        return self._inner.unused_data
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Take in `data`, which must be empty unless `needs_input`; return text."""
-        if data:
-            self._data, self._offset = data, 0
-        piece = self._data[self._offset : self._offset + max(max_length, 64)]  # what is not used of it is copied
-        text = self._inner.decompress(piece, max_length)
-        self._offset += len(piece) - len(self._inner.unconsumed_tail)
-        self._is_filled = len(text) == max_length
+        text = self._inner.decompress(data or self._rest, max_length)
+        self._rest = self._inner.unconsumed_tail
+        self._is_cut_off = len(text) == max_length
         return text
 
 

@@ -8,8 +8,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from memcload.source import linux
 from memcload.source.names import free_name, free_short_name
@@ -129,6 +128,14 @@ class LocalSource:
             stack.callback(setattr, self, "_held", None)
             yield directories
 
+    def size_of(self, paths: Sequence[str]) -> int:
+        """Return how large these files are together, as far as that can be known."""
+        total = 0
+        for path in paths:
+            with contextlib.suppress(OSError):
+                total += os.stat(path).st_size
+        return total
+
     def open(self, path: str) -> LocalFile:
         """Open a file; raise OSError where it can't be opened or is no regular file."""
         return LocalFile(path)
@@ -153,14 +160,23 @@ class LocalSource:
             return f"it could not be renamed: {error.strerror}"
         return None
 
-    def finalize(self, path: str, status: Literal["done", "damaged"]) -> str:
-        """Rename NAME to .NAME, or to .NAME.damaged; return the new path. Raises OSError.
+    def finalize(self, path: str, *, damaged: bool) -> str:
+        """Give a file that is done, or damaged, the name for that; return its new path. Raises OSError."""
+        return set_aside(path) if damaged else dot_rename(path)
 
-        An existing file is never overwritten: the next are .NAME.1, .NAME.2 …
-        """
-        target = free_name(_dotted(path)) if status == "done" else free_short_name(_dotted(path), ".damaged")
-        os.rename(path, target)
-        return target
+
+def dot_rename(path: str) -> str:
+    """Rename NAME to .NAME, or to .NAME.1, .NAME.2 … where that exists; return the new path. Raises OSError."""
+    target = free_name(_dotted(path))
+    os.rename(path, target)
+    return target
+
+
+def set_aside(path: str) -> str:
+    """Rename NAME to .NAME.damaged, never over an existing file; return the new path. Raises OSError."""
+    target = free_short_name(_dotted(path), ".damaged")
+    os.rename(path, target)
+    return target
 
 
 def _dotted(path: str) -> str:
