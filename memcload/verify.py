@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import zlib
@@ -93,10 +94,8 @@ class ComparingSink:
         found.checked += lookup.count
         differences: list[Difference] | None = None
         if self._fleet.servers[partition.server].state != "down":
-            try:
+            with contextlib.suppress(ServerDown):  # which its server has logged
                 differences = self._fleet.clients[partition.number].lookup(lookup)
-            except ServerDown:  # which its server has logged
-                pass
         if differences is None:
             found.unanswered += lookup.count
         elif differences or found.differing:

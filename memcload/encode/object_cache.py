@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,15 @@ def read(name: str) -> Cached:
     for directory in _directories():
         path = directory / name
         try:
+            _examine(directory)
+        except OSError:
+            continue
+        try:
             return Cached(_checked(_read_own(path)))
         except FileNotFoundError:
             continue
         except OSError as error:
-            problem = problem or f"{path} can't be used: {error.strerror or error}"
+            problem = problem or f"{path}: {error.strerror or error}"
     return Cached(None, problem)
 
 
@@ -63,22 +68,23 @@ def is_empty() -> bool:
 
 def _directories() -> Iterator[Path]:
     """Yield where the cache may lie, the best place first."""
-    for variable in ("NUMBA_CACHE_DIR", "CACHE_DIRECTORY"):
-        if place := os.environ.get(variable, "").partition(":")[0]:  # systemd may name several
+    systemd = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]  # it may name several
+    for place in (os.environ.get("NUMBA_CACHE_DIR"), systemd):
+        if place:
             yield Path(place) / "memcload"
     own = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(own):  # which the XDG specification says to ignore
-        own = os.path.expanduser("~/Library/Caches" if os.uname().sysname == "Darwin" else "~/.cache")
+        own = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
     if os.path.isabs(own):
         yield Path(own) / "memcload"
     with contextlib.suppress(OSError):
         yield Path(tempfile.gettempdir()) / f"memcload-{os.geteuid()}"
 
 
-def _refuse_others(path: Path, status: os.stat_result) -> None:
+def _refuse_others(status: os.stat_result) -> None:
     """Raise PermissionError for what somebody else than this user and root may write."""
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(0, "other users may write it", str(path))
+        raise PermissionError("other users may write it")
 
 
 def _make_private(directory: Path) -> None:
@@ -92,19 +98,18 @@ def _examine(directory: Path) -> None:
     """Raise OSError unless it is a directory that only this user and root may write."""
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(0, "not a directory", str(directory))
-    _refuse_others(directory, status)
+        raise NotADirectoryError("it is no directory")
+    _refuse_others(status)
 
 
 def _read_own(path: Path) -> bytes:
-    """Return a file that nobody else may write. Raises OSError."""
-    _examine(path.parent)
+    """Return the content of a file that nobody else may write. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "not a file", str(path))
-        _refuse_others(path, status)
+            raise OSError("it is no file")
+        _refuse_others(status)
         return file.read()
 
 
