@@ -1,0 +1,346 @@
+"""What the command line of both loaders promises: the log, exit codes, dry runs, the report, signals."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.outside.loading import LOG_LINE, PARALLEL, REFERENCE, Finished, Running, both_loaders, check_sums, run
+from tests.outside.logs import line, make_old, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
+from tests.outside.spec import TYPES, expected
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+@both_loaders
+def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+    write_gz(tmp_path / "a.gz", numbered(100))
+    write_gz(tmp_path / "b.gz", numbered(98) + b"bad\n" * 2)
+    write_gz(tmp_path / "c.gz", numbered(100, prefix="c"))
+    finished = run(loader, tmp_path / "*", *addresses(servers))  # which looks at the format of every line
+
+    assert re.match(r"Memc loader started with options: \{.*\}$", finished.messages()[0])
+    assert all(address in finished.messages()[0] for address in addresses(servers)[1::2])
+    story = [text for text in finished.messages() if text.startswith("Processing") or "error rate" in text]
+    assert story == [
+        f"Processing {tmp_path}/a.gz",
+        "Acceptable error rate (0.0). Successful load",
+        f"Processing {tmp_path}/b.gz",
+        "High error rate (0.02 > 0.01). Failed load",
+        f"Processing {tmp_path}/c.gz",
+        "Acceptable error rate (0.0). Successful load",
+    ]
+    assert finished.output == ""
+
+
+@both_loaders
+def test_repeated_complaints_are_cut_to_the_first_few_of_a_file_and_a_count(
+    tmp_path: Path, servers: Servers, loader: Sequence[str]
+) -> None:
+    for name in ("a.gz", "b.gz"):
+        write_gz(tmp_path / name, b"bad\n" * 100 + line(lat="nan") + numbered(10))
+    messages = run(loader, tmp_path / "*", *addresses(servers)).messages("W")
+    for name in ("a.gz", "b.gz"):
+        complaints = [text for text in messages if text.startswith(f"{tmp_path}/{name}:") and "columns" in text]
+        assert 1 <= len(complaints) <= 10
+        assert len([text for text in messages if f"{name}:101:" in text and "coordinates" in text]) == 1
+        assert f"{100 - len(complaints)} more: rejected for columns" in "\n".join(messages)
+
+
+@both_loaders
+@pytest.mark.parametrize("options", [(), ("--dry",)], ids=["live", "dry"])
+def test_what_the_log_tells_about_a_file_stands_between_its_beginning_and_its_verdict(
+    tmp_path: Path, servers: Servers, loader: Sequence[str], options: Sequence[str]
+) -> None:
+    files = ["a", "b", "c", "d"]
+    for name in files:
+        write_gz(tmp_path / name, line(dev_id=f"in-{name}") * 30 + b"bad\n" * 10)
+    told = run(loader, tmp_path / "*", *addresses(servers), *options).messages("DIWE")
+    current = ""
+    for text in told:
+        if text.startswith("Processing"):
+            current = text[-1]
+        for name in files:
+            if f"{tmp_path}/{name}:" in text or f"idfa:in-{name}" in text:
+                assert name == current
+        if "error rate" in text:
+            current = ""
+
+
+@both_loaders
+def test_nothing_in_a_file_or_its_name_can_forge_the_log(
+    tmp_path: Path, servers: Servers, loader: Sequence[str]
+) -> None:
+    forged = "[2017.09.29 12:39:52] I Acceptable error rate (0.0). Successful load"
+    write_gz(tmp_path / f"a\n{forged}", f"\r{forged}\x1b[2J\x85\u2028\r\n".encode() + b"\xff\xfe\x00")
+    finished = run(loader, tmp_path / "*", *addresses(servers))
+    assert [text for text in finished.log if text.startswith(forged)] == []
+    assert [text for text in finished.log if not text.isprintable()] == []
+
+
+@both_loaders
+def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+    log = tmp_path / "log"
+    for name in ("a.gz", "b.gz"):
+        write_gz(tmp_path / name, numbered(10))
+        finished = run(loader, tmp_path / "*.gz", *addresses(servers), "--log", str(log))
+        assert (finished.exit_code, finished.log) == (0, [])
+    lines = log.read_text().splitlines()
+    assert all(map(LOG_LINE.fullmatch, lines))
+    assert len([text for text in lines if " I Memc loader started with options: " in text]) == 2
+    assert [text.rpartition("/")[2] for text in lines if " I Processing " in text] == ["a.gz", "b.gz"]
+
+
+@both_loaders
+@pytest.mark.parametrize(("level", "letters"), [("debug", "DIWE"), ("info", "IWE"), ("warning", "WE"), ("error", "E")])
+def test_the_log_level_says_what_is_left_out(
+    tmp_path: Path, servers: Servers, loader: Sequence[str], level: str, letters: str
+) -> None:
+    write_gz(tmp_path / "a.gz", numbered(10) + b"bad\n")  # information, a warning and, for the error rate, an error
+    finished = run(loader, tmp_path / "*", *addresses(servers), "--log-level", level)
+    assert finished.exit_code == 1
+    assert {text[22] for text in finished.log} == set(letters) - {"D"}
+
+
+# --- dry runs -------------------------------------------------------------------------------------
+
+
+@both_loaders
+def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader: Sequence[str]) -> None:
+    sample = line("idfa", "e7e1a50c0ec2747ca56cd9e1558c0d7c", "67.7835424444", "-22.8044005471", "7942,8519,x,4232")
+    write_gz(tmp_path / "a.gz", sample)
+    write_gz(tmp_path / "b.gz", b"bad\n\n" + line("gaid", "a~b", "1e3", "-0", "0") + line("dvid", apps="1,1"))
+    before = {name: (tmp_path / name).stat() for name in names(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as listening, closed_port() as nowhere:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        options = [*everywhere(nowhere), "--idfa", address, "--max-error-rate", "1", "--dry"]
+        finished = run(loader, tmp_path / "*", *options)
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert finished.exit_code == 0
+    assert finished.messages("D") == [
+        f"{address} - idfa:e7e1a50c0ec2747ca56cd9e1558c0d7c -> "
+        "apps: 7942 apps: 8519 apps: 4232 lat: 67.7835424444 lon: -22.8044005471",
+        f"{nowhere} - gaid:a~b -> apps: 0 lat: 1000 lon: -0",
+        f"{nowhere} - dvid:1rfw452y52g2gq4g -> apps: 1 apps: 1 lat: 55.55 lon: 42.42",
+    ]
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path)} == {
+        name: stat.st_mtime_ns for name, stat in before.items()
+    }
+
+
+@both_loaders
+def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Sequence[str]) -> None:
+    log = write_gz(tmp_path / "a.gz", numbered(1000) + line(apps="1,x") + b"bad\n\n")
+    finished = run(loader, tmp_path / "*", "--dry", "--log-level", "info", "--report", "-")
+    assert (finished.exit_code, finished.messages("D")) == (0, [])
+    report = json.loads(finished.output)
+    check_sums(report)
+    assert (report["dry"], report["files"][0]["status"]) == (True, "dry")
+    assert report["totals"] == expected(log).counts()
+    assert {name: report["devices"][name]["stored"] for name in TYPES} == dict(expected(log).stored)
+    assert names(tmp_path) == ["a.gz"]
+
+
+@both_loaders
+def test_a_dry_run_fails_where_a_load_would(tmp_path: Path, loader: Sequence[str]) -> None:
+    write_gz(tmp_path / "rate.gz", numbered(98) + b"bad\n" * 2)
+    cut = (tmp_path / "rate.gz").read_bytes()[:-10]
+    (tmp_path / "cut.gz").write_bytes(cut)
+    make_old(tmp_path / "cut.gz")
+    for name in ("rate.gz", "cut.gz"):
+        assert run(loader, tmp_path / name, "--dry", "--log-level", "info").exit_code == 1
+    assert names(tmp_path) == ["cut.gz", "rate.gz"]
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+COUNTS = {"records", "stored", "rejected", "partial", "failed", "blank", "error_rate"}
+
+
+@both_loaders
+def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+    logs = [
+        write_gz(tmp_path / "a.gz", numbered(300) + b"bad\n" + line(apps="1,x")),
+        write_gz(tmp_path / "b.gz", b"\n\n" + numbered(50)),
+    ]
+    path = tmp_path / "report.json"
+    path.write_text("an older report")
+    with closed_port() as nowhere:
+        options = [*addresses(servers, dvid=nowhere), "--retries", "1", "--report", str(path)]
+        finished = run(loader, tmp_path / "*.gz", *options)
+    report = json.loads(path.read_bytes())
+    check_sums(report)
+    assert report.keys() == {"exit_code", "dry", "seconds", "totals", "files", "devices"}
+    assert (report["exit_code"], report["dry"]) == (finished.exit_code, False) == (1, False)
+    assert report["totals"].keys() == COUNTS
+    assert [entry.keys() for entry in report["files"]] == [{"path", "status", "seconds"} | COUNTS] * 2
+    device_counts = {"address", "stored", "failed", "retries", "evictions", "restarts"}
+    assert {name: device.keys() for name, device in report["devices"].items()} == dict.fromkeys(TYPES, device_counts)
+
+    for entry, log, name in zip(report["files"], logs, ("a.gz", "b.gz"), strict=True):
+        result = expected(log)
+        failed = result.stored["dvid"]
+        counts = {**result.counts(), "stored": result.stored.total() - failed, "failed": failed}
+        assert {count: entry[count] for count in COUNTS} == counts
+        assert (entry["path"], entry["status"]) == (str(tmp_path / name), "pending")
+    devices = report["devices"]
+    assert [devices[name]["address"] for name in TYPES] == addresses(servers, dvid=nowhere)[1::2]
+    assert [devices[name]["failed"] for name in TYPES] == [0, 0, 0, expected(*logs).stored["dvid"]]
+    assert [devices[name]["retries"] for name in TYPES[:3]] == [0, 0, 0]
+    assert devices["dvid"]["retries"] >= 1
+    assert {device[count] for device in devices.values() for count in ("evictions", "restarts")} == {0}
+    assert report["seconds"] >= 0
+    assert all(entry["seconds"] >= 0 for entry in report["files"])
+
+
+@both_loaders
+def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+    write_gz(tmp_path / "a.gz", numbered(10))
+    finished = run(loader, tmp_path / "*", *addresses(servers), "--report", "-")
+    assert json.loads(finished.output)["totals"]["stored"] == 10
+    assert len(finished.messages()) > 3
+
+
+@both_loaders
+def test_a_report_that_can_not_be_written_fails_the_run(
+    tmp_path: Path, servers: Servers, loader: Sequence[str]
+) -> None:
+    write_gz(tmp_path / "a.gz", numbered(10))
+    report = tmp_path / "no-such-directory/report.json"
+    finished = run(loader, tmp_path / "*", *addresses(servers), "--report", str(report))
+    assert finished.exit_code != 0
+    assert [text for text in finished.messages("E") if str(report) in text] != []
+
+
+# --- exit codes -----------------------------------------------------------------------------------
+
+
+@both_loaders
+@pytest.mark.parametrize("option", ["-t", "--test"])
+def test_the_round_trip_through_protobuf_needs_no_server(loader: Sequence[str], option: str) -> None:
+    assert run(loader, "no/such/file", option).exit_code == 0
+
+
+WRONG = [
+    ["--no-such-option"],
+    ["a-file-without-an-option"],
+    ["--idfa", "nowhere"],
+    ["--gaid", "127.0.0.1"],
+    ["--adid", "127.0.0.1:0"],
+    ["--dvid", "127.0.0.1:65536"],
+    ["--idfa", "unix:relative"],
+    ["--gaid", "::1:33014"],
+    ["--timeout", "0"],
+    ["--connect-timeout", "nan"],
+    ["--retries", "-1"],
+    ["--ttl", "-1"],
+    ["--max-error-rate", "1.1"],
+    ["--settle", "-1"],
+    ["--log-level", "loud"],
+    ["--rejects", "no/such/directory"],
+    ["--log", "no/such/directory/log"],
+    ["--pattern"],
+]
+WRONG_OF_PARALLEL = [
+    ["--workers", "0"],
+    ["--workers", "many"],
+    ["--queue-size", "0"],
+    ["--block-size", "0"],
+    ["--engine", "fast"],
+]
+
+
+@pytest.mark.parametrize(
+    ("loader", "wrong"),
+    [(REFERENCE, wrong) for wrong in WRONG[:4]] + [(PARALLEL[:1], wrong) for wrong in WRONG + WRONG_OF_PARALLEL],
+    ids=lambda words: " ".join(words),
+)
+def test_wrong_usage_is_told_in_one_line(tmp_path: Path, loader: Sequence[str], wrong: Sequence[str]) -> None:
+    write_gz(tmp_path / "a.gz", numbered(10))
+    with Running(loader, tmp_path / "*", *wrong) as running:
+        finished = running.finish()
+    assert (finished.exit_code, len(finished.log), finished.output) == (2, 1, "")
+    assert wrong[-1].split("/")[0] in finished.log[0]
+    assert names(tmp_path) == ["a.gz"]
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+# One worker that is slow enough to be met in the middle of a file.
+SLOW = ("memc_load_parallel.py", "--engine", "python", "--workers", "1", "--queue-size", "1", "--block-size", "10000")
+both_slowly = pytest.mark.parametrize("loader", [REFERENCE, SLOW], ids=["reference", "parallel"])
+both_signals = pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+@pytest.fixture(scope="module")
+def long_log() -> bytes:
+    """Lines that keep a loader busy for seconds."""
+    return numbered(150_000, prefix="long")
+
+
+@both_slowly
+@both_signals
+def test_a_signal_stops_the_load_in_good_order(
+    tmp_path: Path, servers: Servers, long_log: bytes, loader: Sequence[str], number: signal.Signals, exit_code: int
+) -> None:
+    finished, report = load_until_signal(tmp_path, servers, long_log, loader, number)
+    assert finished.exit_code == report["exit_code"] == exit_code
+    assert [text for text in finished.log if not LOG_LINE.fullmatch(text)] == []
+    assert names(tmp_path) == [".a.gz", "b.gz", "c.gz", "report.json"]
+    assert [entry["status"] for entry in report["files"]] == ["done", "pending", "pending"]
+    assert report["files"][0]["stored"] == 100
+    assert report["files"][1]["stored"] < 150_000
+    assert report["files"][2]["records"] == 0
+
+
+@both_slowly
+def test_a_stopped_load_has_counted_everything_that_it_stored(
+    tmp_path: Path, servers: Servers, long_log: bytes, loader: Sequence[str]
+) -> None:
+    _, report = load_until_signal(tmp_path, servers, long_log, loader, signal.SIGTERM)
+    assert report["totals"]["stored"] == len(contents(servers))  # no key comes twice
+
+
+def load_until_signal(
+    directory: Path, servers: Servers, long_log: bytes, loader: Sequence[str], number: signal.Signals
+) -> tuple[Finished, dict[str, Any]]:
+    """Load three files, and send the signal in the middle of the second; return the report too."""
+    write_gz(directory / "a.gz", numbered(100))
+    write_gz(directory / "b.gz", long_log)
+    write_gz(directory / "c.gz", numbered(10, prefix="last"))
+    path = directory / "report.json"
+    with Running(loader, directory / "*.gz", *addresses(servers), "--report", str(path)) as running:
+        running.wait_for(r"Processing .*/b\.gz")
+        running.send(number)
+        finished = running.finish()
+    report = json.loads(path.read_bytes())
+    check_sums(report)
+    return finished, report
+
+
+@both_loaders
+@both_signals
+def test_a_second_signal_stops_at_once(
+    tmp_path: Path, loader: Sequence[str], number: signal.Signals, exit_code: int
+) -> None:
+    write_gz(tmp_path / "a.gz", numbered(100))
+    with silent_server() as (address, listening):
+        options = [*everywhere(address), "--timeout", "600", "--retries", "100"]
+        with Running(loader, tmp_path / "*.gz", *options, "--report", "-") as running:
+            connection, _ = listening.accept()
+            with connection:
+                assert connection.recv(1)  # now the loader waits for a reply that will never come
+                running.send_until_it_ends(number)  # two that come together may count as one
+                finished = running.finish()
+    assert (finished.exit_code, finished.output) == (exit_code, "")  # without a report
+    assert names(tmp_path) == ["a.gz"]
