@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Callable, Iterator
 
 from tests.outside.proxy import CHUNK, Cut, Fault, FaultyProxy, NewFault, Reset
@@ -54,6 +55,49 @@ def trigger(after: int, action: Callable[[], None]) -> NewFault:
             yield data
 
     return Trigger
+
+
+def at(text: bytes, action: Callable[[], object]) -> NewFault:
+    """Something happens elsewhere, once, before the first request with this text passes."""
+
+    class At(Fault):
+        def request(self, data: bytes) -> Iterator[bytes]:
+            if text in data and self.proxy.is_due(0, 1):
+                action()
+            yield data
+
+    return At
+
+
+def every(size: int, action: Callable[[], object], *, most: int | None = None) -> NewFault:
+    """Something happens elsewhere each time that another `size` bytes of requests have passed, `most` times."""
+    passed = happened = 0
+    lock = threading.Lock()
+
+    class Every(Fault):
+        def request(self, data: bytes) -> Iterator[bytes]:
+            nonlocal passed, happened
+            with lock:
+                passed += len(data)
+                is_due = passed > size * (happened + 1) and (most is None or happened < most)
+                happened += is_due
+            if is_due:
+                action()
+            yield data
+
+    return Every
+
+
+def held_until(event: threading.Event, *, seconds: float) -> NewFault:
+    """Requests to store something wait for the event, but not longer than this."""
+
+    class Held(Fault):
+        def request(self, data: bytes) -> Iterator[bytes]:
+            if data.startswith((b"ms ", b"set ")):
+                event.wait(seconds)
+            yield data
+
+    return Held
 
 
 def cut(after: int) -> NewFault:
@@ -184,6 +228,26 @@ class ClosesOnUnknown(KnowsNoMeta):
     def unknown(self, line: bytes) -> Iterator[bytes]:
         raise Cut
         yield b""  # this is a generator, like what it stands in for
+
+
+class BreaksInBatch(KnowsNoMeta):
+    """Such a server whose connection ends within a batch of records: some are stored, others are not."""
+
+    passed = 0
+
+    def request(self, data: bytes) -> Iterator[bytes]:
+        for piece in super().request(data):
+            self.passed += len(piece)
+            if self.passed > 1500:
+                raise Cut
+            yield piece
+
+
+class SamePid(Fault):
+    """A server in a container: its process has the same number after a restart as before."""
+
+    def reply(self, data: bytes) -> Iterator[bytes]:
+        yield re.sub(rb"STAT pid \d+", b"STAT pid 1", data)
 
 
 class TellsNoStats(Fault):
