@@ -16,7 +16,7 @@ test: prepare ## check style and types, run the tests against real memcached ser
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses 4 --dist worksteal
 
 bench: prepare ## measure the loader side by side with what it is made of (about 10 minutes)
 	$(VENV_PYTHON) -m benchmarks

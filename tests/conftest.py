@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tools.servers import MemcachedServer, four_servers
 
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the encoder once, before many tests at a time would all do it, where it can be compiled."""
+    if not hasattr(session.config, "workerinput"):  # the process that starts the others, or the only one
+        command = [sys.executable, str(PROJECT / "memc_load_parallel.py"), "--engine", "compiled", "--dry"]
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"idfa\t1\t1\t1\t1\n")
+            file.flush()
+            subprocess.run([*command, "--pattern", file.name], capture_output=True, timeout=300, check=False)
+
 
 @pytest.fixture(scope="session")
 def running_servers() -> Iterator[dict[str, MemcachedServer]]:
-    """Four memcached servers on free ports, by device type. Tests ask for `servers` instead."""
+    """Four memcached servers on free ports, by device type, of this process alone. Tests ask for `servers` instead."""
     with four_servers() as servers:
         yield servers
 

@@ -24,10 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults import FaultyProxy, Garble, HalfReply, NewFault, cut, delay, late, reset, trigger
-from tests.loading import REFERENCE, TYPES, Item, Running, addresses, check_sums, contents, expected
-from tests.test_faults import Inbox, log_of_few_devices, make_inbox
-from tests.test_fuzz import Difference, fuzz
+from tests.outside.faults import Garble, HalfReply, cut, delay, late, reset, trigger
+from tests.outside.fuzzing import Difference, fuzz
+from tests.outside.loading import REFERENCE, Loader, Running, check_sums
+from tests.outside.logs import Inbox, log_of_few_devices, make_inbox
+from tests.outside.memcached import addresses, contents
+from tests.outside.proxy import FaultyProxy, NewFault
+from tests.outside.spec import TYPES, Item, expected
 from tools.servers import MemcachedServer, four_servers
 
 LINES_A_ROUND = 20_000
@@ -114,7 +117,7 @@ CONNECTIONS: dict[str, Callable[[int], NewFault]] = {
 }
 
 
-def some_loader(rng: random.Random) -> tuple[str, ...]:
+def some_loader(rng: random.Random) -> Loader:
     if rng.random() < 0.15:
         return REFERENCE
     engine = "auto" if rng.random() < 0.2 else "python"

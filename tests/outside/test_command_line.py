@@ -12,29 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.loading import (
-    LOG_LINE,
-    PARALLEL,
-    REFERENCE,
-    TYPES,
-    Finished,
-    Running,
-    Servers,
-    addresses,
-    both_loaders,
-    check_sums,
-    closed_port,
-    contents,
-    everywhere,
-    expected,
-    line,
-    make_old,
-    names,
-    numbered,
-    run,
-    silent_server,
-    write_gz,
-)
+from tests.outside.loading import LOG_LINE, PARALLEL, REFERENCE, Finished, Running, both_loaders, check_sums, run
+from tests.outside.logs import line, make_old, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
+from tests.outside.spec import TYPES, expected
 
 # --- the log --------------------------------------------------------------------------------------
 

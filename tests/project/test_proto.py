@@ -11,7 +11,7 @@ import pytest
 
 from appsinstalled_pb2 import UserApps
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", ["appsinstalled_pb2.py", "appsinstalled_pb2.pyi"])

@@ -17,120 +17,11 @@ from pathlib import Path
 import pytest
 from pymemcache.client.base import Client
 
-from memcload.throttle import Throttle
-from tests.loading import (
-    FASTEST,
-    PARALLEL,
-    REFERENCE,
-    Running,
-    Servers,
-    addresses,
-    both_loaders,
-    contents,
-    expected,
-    line,
-    load_quickly,
-    names,
-    numbered,
-    write_gz,
-)
+from tests.outside.loading import DEFAULT, PARALLEL, REFERENCE, Running, both_loaders, load
+from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, contents
+from tests.outside.spec import expected
 from tools.servers import connect
-
-# --- the throttle itself ------------------------------------------------------------------------
-
-
-class Clock:
-    """A time that passes only where somebody waits."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that a throttle made by the test goes by."""
-    clock = Clock()
-    monkeypatch.setattr("memcload.throttle.time.monotonic", clock.monotonic)
-    monkeypatch.setattr("memcload.throttle.time.sleep", clock.sleep)
-    return clock
-
-
-@pytest.mark.parametrize("rate", [1, 7, 100, 50_000])
-@pytest.mark.parametrize("portion", [1, 5])
-def test_over_ten_seconds_the_rate_is_exact(clock: Clock, rate: int, portion: int) -> None:
-    throttle = Throttle(rate)
-    started = clock.now
-    passed = 0
-    while clock.now < started + 10:
-        assert throttle.wait(portion)
-        passed += portion
-    assert abs(passed - 10 * rate) <= max(0.05 * 10 * rate, 2 * portion)
-
-
-def test_nothing_is_made_up_for_at_the_start(clock: Clock) -> None:
-    throttle = Throttle(100)
-    started = clock.now
-    for _ in range(11):
-        throttle.wait(10)
-    assert clock.now == pytest.approx(started + 1)
-
-
-@pytest.mark.parametrize("pause", [0.5, 30.0, 3600.0])
-def test_a_pause_is_not_made_up_for(clock: Clock, pause: float) -> None:
-    throttle = Throttle(1000)
-    throttle.wait(1)
-    clock.now += pause
-    resumed = clock.now
-    passed = 0
-    while clock.now < resumed + 1:
-        throttle.wait(10)
-        passed += 10
-    assert 1000 <= passed <= 1200
-
-
-@pytest.mark.parametrize(("rate", "size"), [(0, None), (1, 1), (19, 1), (20, 1), (1000, 50), (100_000, 5000)])
-def test_pieces_are_small_enough_to_go_out_evenly(rate: int, size: int | None) -> None:
-    assert Throttle(rate).piece_size == size
-
-
-def test_without_a_rate_nobody_waits(clock: Clock) -> None:
-    assert Throttle(0).wait(10**9)
-    assert clock.now == 1000.0
-
-
-def test_threads_share_one_rate() -> None:
-    throttle = Throttle(2000)
-    started = time.monotonic()
-    threads = [threading.Thread(target=lambda: [throttle.wait(20) for _ in range(20)]) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert time.monotonic() - started > 0.95  # 2000 records; the last 20 are not waited for
-
-
-def test_stopping_lets_all_go_who_wait() -> None:
-    stop = threading.Event()
-    throttle = Throttle(1, stop.is_set)
-    throttle.wait(1000)
-    answers: list[bool] = []
-    threads = [threading.Thread(target=lambda: answers.append(throttle.wait(1))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    stop.set()
-    for thread in threads:
-        thread.join(10)
-    assert answers == [False] * 3
-    assert not throttle.wait(1)
-
-
-# --- a load -------------------------------------------------------------------------------------
 
 
 class Observer:
@@ -144,10 +35,10 @@ class Observer:
     def _sets(self) -> int:
         return sum(int(client.stats()[b"cmd_set"]) for client in self._clients)
 
-    def sample(self) -> None:
+    def sample(self, *, always: bool = False) -> None:
         before = time.monotonic()
         count = self._sets() - self._first
-        if time.monotonic() - before < 0.05:  # or it says little about when
+        if always or time.monotonic() - before < 0.05:  # or it says little about when
             self.samples.append((before, count))
 
     def busiest(self, seconds: float) -> int:
@@ -181,19 +72,19 @@ def observed(servers: Servers) -> Iterator[Observer]:
     finally:
         ended.set()
         thread.join()
+        observer.sample(always=True)
         for manager in managers:
             manager.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("loader", [REFERENCE, PARALLEL, FASTEST], ids=["reference", "parallel", "default"])
+@pytest.mark.parametrize("loader", [REFERENCE, PARALLEL, DEFAULT], ids=["reference", "parallel", "default"])
 def test_records_come_evenly_and_no_faster_than_asked_for(
     tmp_path: Path, servers: Servers, loader: Sequence[str]
 ) -> None:
     rate, count = 2000, 4000
     log = write_gz(tmp_path / "a.gz", numbered(count))
     with observed(servers) as observer:
-        finished = load_quickly(loader, tmp_path / "*", servers, "--max-rate", str(rate))
-        observer.sample()
+        finished = load(loader, tmp_path / "*", servers, "--max-rate", str(rate))
     assert contents(servers) == expected(log).items
     assert 0.95 * count / rate < finished.report["seconds"] < 5 * count / rate
     assert observer.samples[-1][1] == count
@@ -206,7 +97,7 @@ def test_the_rate_holds_over_small_files_and_one_busy_server(
 ) -> None:
     for number in range(30):
         write_gz(tmp_path / f"{number:02}.gz", numbered(20, types=["adid"], prefix=f"{number}-"))
-    finished = load_quickly(loader, tmp_path / "*", servers, "--max-rate", "600")
+    finished = load(loader, tmp_path / "*", servers, "--max-rate", "600")
     assert finished.report["totals"]["stored"] == 600
     assert 0.85 < finished.report["seconds"] < 10
 
@@ -214,12 +105,12 @@ def test_the_rate_holds_over_small_files_and_one_busy_server(
 @both_loaders
 def test_rejected_and_blank_lines_do_not_wait(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", (b"rejected\n" + b"\n") * 500 + numbered(2))
-    assert load_quickly(loader, tmp_path / "*", servers, "--max-rate", "2").report["seconds"] < 5
+    assert load(loader, tmp_path / "*", servers, "--max-rate", "2").report["seconds"] < 5
 
 
 @pytest.mark.parametrize(
     ("loader", "number", "exit_code"),
-    [(REFERENCE, signal.SIGTERM, 143), (FASTEST, signal.SIGINT, 130)],
+    [(REFERENCE, signal.SIGTERM, 143), (DEFAULT, signal.SIGINT, 130)],
     ids=["reference", "parallel"],
 )
 def test_a_signal_does_not_wait_for_the_throttle(
@@ -252,9 +143,9 @@ def wait_until(is_so: Callable[[], object]) -> None:
 @both_loaders
 def test_records_expire_when_asked_to(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", line() + line("gaid"))
-    load_quickly(loader, tmp_path / "*", servers, "--ttl", "2")
+    load(loader, tmp_path / "*", servers, "--ttl", "2")
     write_gz(tmp_path / "b.gz", line("gaid", "stays"))
-    load_quickly(loader, tmp_path / "*", servers)
+    load(loader, tmp_path / "*", servers)
     with servers["idfa"].client() as idfa, servers["gaid"].client() as gaid:
         key = "1rfw452y52g2gq4g"
         assert gaid.get("gaid:stays")
@@ -265,7 +156,7 @@ def test_records_expire_when_asked_to(tmp_path: Path, servers: Servers, loader: 
 @both_loaders
 def test_a_rate_and_an_expiry_go_together(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", numbered(40))
-    load_quickly(loader, tmp_path / "*", servers, "--ttl", "1000", "--max-rate", "400")
+    load(loader, tmp_path / "*", servers, "--ttl", "1000", "--max-rate", "400")
     held = contents(servers)
     assert len(held) == 40
     assert all(990 <= item.expires_in <= 1001 for item in held.values())

@@ -14,7 +14,7 @@ import pytest
 from memcload.records import InvalidLine, parse_appsinstalled
 from tools.make_logs import FAULTS, log_lines, write_logs
 
-SAMPLES = Path(__file__).resolve().parent.parent / "data" / "appsinstalled"
+SAMPLES = Path(__file__).resolve().parents[2] / "data" / "appsinstalled"
 REAL_SHAPE = re.compile(
     rb"(idfa|gaid|adid|dvid)\t[0-9a-f]{32}\t-?[0-9]{1,2}\.[0-9]{10}\t-?[0-9]{1,3}\.[0-9]{10}"
     rb"\t[0-9]{1,4}(,[0-9]{1,4}){0,101}\n"

@@ -21,27 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.loading import (
-    FASTEST,
-    LOG_LINE,
-    PARALLEL,
-    PATIENCE,
-    PROJECT,
-    REFERENCE,
-    TYPES,
-    Servers,
-    addresses,
-    both_loaders,
-    closed_port,
-    everywhere,
-    line,
-    load_quickly,
-    names,
-    numbered,
-    run,
-    silent_server,
-    write_gz,
-)
+from tests.outside.loading import DEFAULT, LOG_LINE, PARALLEL, PATIENCE, PROJECT, REFERENCE, both_loaders, load, run
+from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, closed_port, everywhere, silent_server
+from tests.outside.spec import TYPES
 
 SLOWLY = ("--max-rate", "400")
 _SEQUENCE = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
@@ -415,9 +398,9 @@ def test_pending_files_wait_for_the_servers_that_are_down(inbox: Path, servers: 
     for name in ("a.gz", "b.gz"):
         write_gz(inbox / name, numbered(8))
     with two_closed_ports() as (first, second):
-        one = load_quickly(loader, inbox / "*", servers, *HURRIED, adid=first)
-        two = load_quickly(loader, inbox / "*", servers, *HURRIED, idfa=second, dvid=first)
-        same = load_quickly(loader, inbox / "*", servers, *HURRIED, idfa=first, dvid=first)
+        one = load(loader, inbox / "*", servers, *HURRIED, adid=first)
+        two = load(loader, inbox / "*", servers, *HURRIED, idfa=second, dvid=first)
+        same = load(loader, inbox / "*", servers, *HURRIED, idfa=first, dvid=first)
     assert one.messages("W")[-1] == f"2 files are pending: run again once {first} answers"
     assert two.messages("W")[-1] == f"2 files are pending: run again once {second} and {first} answer"
     assert same.messages("W")[-1] == f"2 files are pending: run again once {first} answers"
@@ -426,7 +409,7 @@ def test_pending_files_wait_for_the_servers_that_are_down(inbox: Path, servers: 
 @both_loaders
 def test_other_pending_files_wait_for_what_the_log_says(inbox: Path, servers: Servers, loader: Sequence[str]) -> None:
     (inbox / "a.gz").write_bytes(b"\x1f\x8b")
-    finished = load_quickly(loader, inbox / "*", servers)
+    finished = load(loader, inbox / "*", servers)
     assert finished.messages("W")[-1] == "1 file is pending: see above for why, then run again"
 
 
@@ -435,7 +418,7 @@ def test_damaged_files_errors_and_rejects_are_told_apart(inbox: Path, servers: S
     (inbox / "a.gz").write_bytes(b"\x1f\x8b" + bytes(range(1, 60)))
     (inbox / "b.gz").symlink_to("nowhere")
     write_gz(inbox / "c.gz", numbered(8) + b"rejected\n")
-    steps = load_quickly(loader, inbox / "*", servers).messages("W")[-3:]
+    steps = load(loader, inbox / "*", servers).messages("W")[-3:]
     assert [step.split(": ")[0] for step in steps] == [
         "1 file with status damaged",
         "1 file with status error",
@@ -443,7 +426,7 @@ def test_damaged_files_errors_and_rejects_are_told_apart(inbox: Path, servers: S
     ]
 
 
-@pytest.mark.parametrize("loader", [REFERENCE, FASTEST], ids=["reference", "parallel"])
+@pytest.mark.parametrize("loader", [REFERENCE, DEFAULT], ids=["reference", "parallel"])
 def test_after_a_good_load_there_is_nothing_to_do(inbox: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(inbox / "a.gz", numbered(8))
-    assert load_quickly(loader, inbox / "*", servers).messages("WE") == []
+    assert load(loader, inbox / "*", servers).messages("WE") == []

@@ -11,7 +11,7 @@ import memc_load
 import memc_load_parallel
 from memcload.options import ParallelOptions, parse_options
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 OPTIONS_TABLE = README.partition("### Options")[2].partition("¹ of")[0]
 ROWS = re.findall(r"^\| (`-[^|]*) \| ([^|]*) \| ?([^|]*?) ?\|$", OPTIONS_TABLE, re.MULTILINE)

@@ -22,7 +22,7 @@ from memcload.records import DEVICE_TYPES, MAX_LINE_LENGTH
 from memcload.tally import BlockResult
 from tools.make_logs import log_lines
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 ENCODED = tuple[dict[str, tuple[int, bytes]], BlockResult]
 
 
@@ -149,7 +149,7 @@ def in_a_process(code: str, directory: Path = PROJECT, **environment: str) -> st
 
 
 def test_nothing_is_touched_out_of_bounds(tmp_path: Path) -> None:
-    code = "import tests.test_encoders; tests.test_encoders.fuzz_with_bounds_checked()"
+    code = "import tests.inside.test_encoders; tests.inside.test_encoders.fuzz_with_bounds_checked()"
     # compiled anew: what is in the cache has no bounds checks
     assert "5000 blocks" in in_a_process(code, NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=str(tmp_path))
 

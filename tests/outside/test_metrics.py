@@ -15,23 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.loading import (
-    REFERENCE,
-    TYPES,
-    Finished,
-    Running,
-    Servers,
-    addresses,
-    both_loaders,
-    closed_port,
-    everywhere,
-    line,
-    load_quickly,
-    names,
-    numbered,
-    silent_server,
-    write_gz,
-)
+from tests.outside.loading import REFERENCE, Finished, Running, both_loaders, load
+from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, closed_port, everywhere, silent_server
+from tests.outside.spec import TYPES
 from tools.servers import MemcachedServer
 
 Metrics = Mapping[tuple[str, str], float]
@@ -52,7 +39,7 @@ def load_with_metrics(
 ) -> tuple[Finished, Metrics]:
     """Load what is in the directory and read the metrics, which are beside it."""
     path = directory.parent / "memc_load.prom"
-    finished = load_quickly(loader, directory / "*.gz", servers, "--metrics", str(path), *options, **other)
+    finished = load(loader, directory / "*.gz", servers, "--metrics", str(path), *options, **other)
     return finished, read(path)
 
 
@@ -179,7 +166,7 @@ def test_whoever_reads_the_file_reads_all_of_it(inbox: Path, servers: Servers) -
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        for _ in range(20):
+        for _ in range(5):
             load_with_metrics(REFERENCE, inbox, servers)
     finally:
         ended.set()
@@ -282,7 +269,7 @@ def test_metrics_that_can_not_be_written_fail_the_run_after_the_load(
 ) -> None:
     write_gz(inbox / "a.gz", numbered(20))
     path = inbox / "missing" / "memc_load.prom"
-    finished = load_quickly(loader, inbox / "*", servers, "--metrics", str(path))
+    finished = load(loader, inbox / "*", servers, "--metrics", str(path))
     assert (finished.exit_code, finished.statuses()) == (1, {"a.gz": "done"})
     assert finished.messages("E") == [f"can't write the metrics {path}: No such file or directory"]
 

@@ -11,35 +11,15 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from tests.loading import (
-    FASTEST,
-    PARALLEL,
-    REFERENCE,
-    TYPES,
-    Item,
-    Servers,
-    both_loaders,
-    contents,
-    expected,
-    line,
-    load,
-    load_quickly,
-    names,
-    numbered,
-    run,
-    write_gz,
-)
+from tests.outside.loading import all_loaders, both_loaders, load, run
+from tests.outside.logs import huge_line, line, names, numbered, write_gz
+from tests.outside.memcached import Servers, contents
+from tests.outside.spec import TYPES, Item, expected
 from tools.make_logs import write_logs
 from tools.servers import MemcachedServer
 
-all_engines = pytest.mark.parametrize(
-    "loader",
-    [REFERENCE, PARALLEL, FASTEST],
-    ids=["reference", "parallel-python", "parallel-default"],
-)
 
-
-@all_engines
+@all_loaders
 def test_every_key_holds_its_last_record(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     paths = write_logs(tmp_path, files=3, lines=1000, seed=7, malformed=0.005, repeat_keys=0.6)
     logs = [gzip.decompress(path.read_bytes()) for path in paths]
@@ -57,17 +37,17 @@ def test_every_key_holds_its_last_record(tmp_path: Path, servers: Servers, loade
     assert {name: finished.report["devices"][name]["stored"] for name in TYPES} == dict(total.stored)
 
 
-@all_engines
+@all_loaders
 def test_one_key_many_times_keeps_the_last(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     logs = [
         write_gz(tmp_path / f"{file}.tsv.gz", b"".join(line(apps=f"{file},{number}") for number in range(1000)))
         for file in range(3)
     ]
-    assert load_quickly(loader, tmp_path / "*.tsv.gz", servers).exit_code == 0
+    assert load(loader, tmp_path / "*.tsv.gz", servers).exit_code == 0
     assert contents(servers) == expected(line(apps="2,999")).items == expected(*logs).items
 
 
-@all_engines
+@all_loaders
 def test_what_is_valid_is_stored_as_the_line_says(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     log = write_gz(
         tmp_path / "a.tsv.gz",
@@ -90,7 +70,7 @@ def test_what_is_valid_is_stored_as_the_line_says(tmp_path: Path, servers: Serve
             )
         ),
     )
-    finished = load_quickly(loader, tmp_path / "a.tsv.gz", servers)
+    finished = load(loader, tmp_path / "a.tsv.gz", servers)
     assert finished.report["totals"]["stored"] == 12
     assert contents(servers) == expected(log).items
     assert len(contents(servers)) == 12
@@ -122,13 +102,13 @@ PARTIAL = [
 ]
 
 
-@all_engines
+@all_loaders
 def test_what_is_malformed_is_rejected_for_the_first_rule_it_breaks(
     tmp_path: Path, servers: Servers, loader: Sequence[str]
 ) -> None:
     lines = [text for texts in MALFORMED.values() for text in texts]
     log = write_gz(tmp_path / "a.tsv.gz", b"".join([*lines, *PARTIAL, line("IDFA", "", "nan", "nan", "")]))
-    finished = load_quickly(loader, tmp_path / "a.tsv.gz", servers, "--max-error-rate", "1")
+    finished = load(loader, tmp_path / "a.tsv.gz", servers, "--max-error-rate", "1")
     reasons = {reason: len(texts) for reason, texts in MALFORMED.items()}
     reasons["device_type"] += 1  # the one in which all is wrong
     assert finished.file("a.tsv.gz")["rejected"] == reasons == expected(log).reasons
@@ -136,17 +116,17 @@ def test_what_is_malformed_is_rejected_for_the_first_rule_it_breaks(
     assert contents(servers) == expected(b"".join(PARTIAL)).items
 
 
-@all_engines
+@all_loaders
 def test_blank_lines_are_skipped_and_counted_apart(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     blanks = [b"\n", b"\r\n", b" \n", b"\t\t\t\t\n", b"\v\f \r\r\n"]
     log = write_gz(tmp_path / "a.tsv.gz", b"".join((*blanks, line(dev_id="a"), *blanks, line(dev_id="b"), b"  ")))
-    finished = load_quickly(loader, tmp_path / "a.tsv.gz", servers)
+    finished = load(loader, tmp_path / "a.tsv.gz", servers)
     counts = finished.file("a.tsv.gz")
     assert (counts["blank"], counts["records"], counts["rejected"]) == (11, 2, {})
     assert contents(servers) == expected(log).items
 
 
-@all_engines
+@all_loaders
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("is_last_ended", [True, False], ids=["ended", "unended"])
 def test_a_line_may_end_in_either_way_and_the_last_in_none(
@@ -154,11 +134,11 @@ def test_a_line_may_end_in_either_way_and_the_last_in_none(
 ) -> None:
     log = numbered(100).replace(b"\n", ending)
     write_gz(tmp_path / "a.tsv.gz", log if is_last_ended else log.removesuffix(ending))
-    assert load_quickly(loader, tmp_path / "a.tsv.gz", servers).exit_code == 0
+    assert load(loader, tmp_path / "a.tsv.gz", servers).exit_code == 0
     assert contents(servers) == expected(numbered(100)).items
 
 
-@all_engines
+@all_loaders
 def test_a_line_of_a_mebibyte_is_the_longest(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     start = line(dev_id="long", apps="1").removesuffix(b"1\n")
     longest = start + b"1" + b" " * (1024 * 1024 - len(start) - 1)
@@ -166,22 +146,13 @@ def test_a_line_of_a_mebibyte_is_the_longest(tmp_path: Path, servers: Servers, l
     endless = b"x" * (5 * 1024 * 1024)
     log = b"\r\n".join((longest, too_long, endless, line(dev_id="after")))
     write_gz(tmp_path / "a.tsv.gz", log)
-    finished = load_quickly(loader, tmp_path / "a.tsv.gz", servers, "--max-error-rate", "1")
+    finished = load(loader, tmp_path / "a.tsv.gz", servers, "--max-error-rate", "1")
     assert finished.file("a.tsv.gz")["rejected"] == {"line_too_long": 2}
     assert contents(servers) == expected(log).items
     assert contents(servers).keys() == {b"idfa:long", b"idfa:after"}
 
 
-def huge_line() -> bytes:
-    """Return a line no longer than a mebibyte, whose value is longer."""
-    start = line(dev_id="huge", apps="7").removesuffix(b"7\n")
-    huge = start + b"7," * ((1024 * 1024 - len(start)) // 2 - 1) + b"7\n"
-    assert len(huge) <= 1024 * 1024 + 1
-    assert len(expected(huge).items[b"idfa:huge"].value) > 1024 * 1024 - 50
-    return huge
-
-
-@all_engines
+@all_loaders
 def test_a_value_past_the_limit_of_the_server_is_rejected_as_too_large(
     tmp_path: Path, servers: Servers, loader: Sequence[str]
 ) -> None:
@@ -189,7 +160,7 @@ def test_a_value_past_the_limit_of_the_server_is_rejected_as_too_large(
     around = numbered(500)
     later = line(dev_id="device4", apps="9")
     write_gz(tmp_path / "a.tsv.gz", around + huge + huge + later)
-    finished = load_quickly(loader, tmp_path / "a.tsv.gz", servers)
+    finished = load(loader, tmp_path / "a.tsv.gz", servers)
     counts = finished.file("a.tsv.gz")
     assert (counts["status"], counts["stored"], counts["rejected"], counts["failed"]) == (
         "done",
@@ -202,11 +173,11 @@ def test_a_value_past_the_limit_of_the_server_is_rejected_as_too_large(
     assert (tmp_path / ".a.tsv.gz.rejects.tsv").read_bytes() == b"501\ttoo_large\t%b502\ttoo_large\t%b" % (huge, huge)
 
 
-@all_engines
+@all_loaders
 def test_the_server_alone_knows_what_is_too_large(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     with MemcachedServer.start("-I", "2m") as generous:
         log = write_gz(tmp_path / "a.tsv.gz", huge_line() + numbered(100))
-        finished = load_quickly(loader, tmp_path / "*", servers, idfa=generous.address)
+        finished = load(loader, tmp_path / "*", servers, idfa=generous.address)
         assert finished.file("a.tsv.gz")["rejected"] == {}
         assert contents({**servers, "idfa": generous}) == expected(log).items
 
@@ -221,14 +192,14 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@both_loaders
+@all_loaders
 @pytest.mark.parametrize("name", ["log.tsv.gz", "log"])
 @pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS.keys())
 def test_a_file_is_known_by_its_content(
     tmp_path: Path, servers: Servers, loader: Sequence[str], compress: Callable[[bytes], bytes], name: str
 ) -> None:
     (tmp_path / name).write_bytes(compress(numbered(200)))
-    assert load_quickly(loader, tmp_path / "*", servers).exit_code == 0
+    assert load(loader, tmp_path / "*", servers).exit_code == 0
     assert contents(servers) == expected(numbered(200)).items
     assert names(tmp_path) == [f".{name}"]
 
@@ -236,16 +207,16 @@ def test_a_file_is_known_by_its_content(
 @both_loaders
 def test_a_file_without_records_is_done(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.tsv.gz", b"")
-    finished = load_quickly(loader, tmp_path / "*", servers)
+    finished = load(loader, tmp_path / "*", servers)
     assert (finished.exit_code, finished.file("a.tsv.gz")["records"]) == (0, 0)
     assert names(tmp_path) == [".a.tsv.gz"]
 
 
-@all_engines
+@all_loaders
 @pytest.mark.parametrize("ttl", [1000, 90 * 24 * 3600])
 def test_records_expire_after_their_ttl(tmp_path: Path, servers: Servers, loader: Sequence[str], ttl: int) -> None:
     log = write_gz(tmp_path / "a.tsv.gz", numbered(100))
-    load_quickly(loader, tmp_path / "*", servers, "--ttl", str(ttl))
+    load(loader, tmp_path / "*", servers, "--ttl", str(ttl))
     items = contents(servers)
     assert {key: item.value for key, item in items.items()} == {k: i.value for k, i in expected(log).items.items()}
     assert all(abs(item.expires_in - ttl) < 60 for item in items.values())  # memcached's clock may lag a little
@@ -256,16 +227,16 @@ def test_a_load_leaves_other_keys_alone(tmp_path: Path, servers: Servers, loader
     with servers["idfa"].client() as client:
         client.set("idfa:of-another-day", b"value", flags=5, noreply=False)
     log = write_gz(tmp_path / "a.tsv.gz", numbered(10))
-    load_quickly(loader, tmp_path / "*", servers)
+    load(loader, tmp_path / "*", servers)
     assert contents(servers) == {**expected(log).items, b"idfa:of-another-day": Item(b"value", 5)}
 
 
 @both_loaders
 def test_a_second_load_replaces_what_the_first_left(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.tsv.gz", numbered(50))
-    load_quickly(loader, tmp_path / "*", servers)
+    load(loader, tmp_path / "*", servers)
     newer = write_gz(tmp_path / "b.tsv.gz", numbered(50).replace(b"55.55", b"-1"))
-    load_quickly(loader, tmp_path / "*", servers)
+    load(loader, tmp_path / "*", servers)
     assert contents(servers) == expected(newer).items
 
 
@@ -273,7 +244,7 @@ def test_a_second_load_replaces_what_the_first_left(tmp_path: Path, servers: Ser
 def test_a_server_may_listen_on_a_unix_socket(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.tsv.gz", line(dev_id="a"))
     with MemcachedServer.start(socket=tmp_path / "socket") as server:
-        finished = load_quickly(loader, tmp_path / "*.tsv.gz", servers, idfa=server.address)
+        finished = load(loader, tmp_path / "*.tsv.gz", servers, idfa=server.address)
         with server.client() as client:
             assert client.get("idfa:a") == expected(line(dev_id="a")).items[b"idfa:a"].value
     assert finished.report["devices"]["idfa"]["address"] == f"unix:{tmp_path}/socket"
@@ -285,7 +256,7 @@ def test_a_server_may_listen_on_a_unix_socket(tmp_path: Path, servers: Servers, 
 def test_one_server_may_serve_all_device_types(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     log = write_gz(tmp_path / "a.tsv.gz", numbered(100))
     address = servers["gaid"].address
-    assert load_quickly(loader, tmp_path / "*", servers, idfa=address, adid=address, dvid=address).exit_code == 0
+    assert load(loader, tmp_path / "*", servers, idfa=address, adid=address, dvid=address).exit_code == 0
     with servers["gaid"].client() as client:
         held = client.get_many([key.decode() for key in expected(log).items])
     assert held == {key.decode(): item.value for key, item in expected(log).items.items()}
@@ -294,7 +265,7 @@ def test_one_server_may_serve_all_device_types(tmp_path: Path, servers: Servers,
 @both_loaders
 def test_a_dry_run_leaves_memcached_empty(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.tsv.gz", numbered(100))
-    load_quickly(loader, tmp_path / "*", servers, "--dry")
+    load(loader, tmp_path / "*", servers, "--dry")
     assert contents(servers) == {}
     run(loader, tmp_path / "*", "--dry", "--log-level", "info")
     assert contents(servers) == {}

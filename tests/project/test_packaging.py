@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 RUNNING = [*PROJECT.glob("memc*.py"), *PROJECT.glob("memcload/**/*.py"), PROJECT / "appsinstalled_pb2.py"]
 DEVELOPING = [path for folder in ("tests", "tools", "benchmarks") for path in PROJECT.glob(f"{folder}/**/*.py")]
 OWN = {path.stem for path in PROJECT.glob("*.py")} | {"benchmarks", "memcload", "tests", "tools"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import socket
 import struct
 import threading
@@ -17,7 +16,7 @@ from types import TracebackType
 
 from tools.servers import FREE_PORTS
 
-_CHUNK = 1 << 16
+CHUNK = 1 << 16
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER
 
 
@@ -48,190 +47,6 @@ class Fault:
 
 
 NewFault = Callable[[random.Random, "FaultyProxy"], Fault]
-
-
-def delay(seconds: float) -> NewFault:
-    """Every request comes later."""
-
-    class Delay(Fault):
-        def request(self, data: bytes) -> Iterator[bytes]:
-            self.proxy.wait(seconds)
-            yield data
-
-    return Delay
-
-
-def late(fault: NewFault, after: int) -> NewFault:
-    """A connection is honest until `after` bytes of requests have passed."""
-
-    class Late(Fault):
-        def __init__(self, rng: random.Random, proxy: FaultyProxy) -> None:
-            super().__init__(rng, proxy)
-            self._later = fault(rng, proxy)
-            self._remaining = after
-            self.answers = True
-
-        def request(self, data: bytes) -> Iterator[bytes]:
-            self._remaining -= len(data)
-            if self._remaining < 0:
-                self.answers = self._later.answers
-                yield from self._later.request(data)
-            else:
-                yield data
-
-        def reply(self, data: bytes) -> Iterator[bytes]:
-            yield from self._later.reply(data) if self._remaining < 0 else (data,)
-
-    return Late
-
-
-def trigger(after: int, action: Callable[[], None]) -> NewFault:
-    """Something happens elsewhere, once, before more than `after` bytes of requests have passed in all."""
-
-    class Trigger(Fault):
-        def request(self, data: bytes) -> Iterator[bytes]:
-            if self.proxy.is_due(after, len(data)):
-                action()
-            yield data
-
-    return Trigger
-
-
-def cut(after: int) -> NewFault:
-    """The connection is closed after `after` bytes of requests."""
-    return _broken_after(after, Cut)
-
-
-def reset(after: int) -> NewFault:
-    """The connection is reset after `after` bytes of requests."""
-    return _broken_after(after, Reset)
-
-
-def _broken_after(after: int, end: type[Exception]) -> NewFault:
-    class Broken(Fault):
-        remaining = after
-
-        def request(self, data: bytes) -> Iterator[bytes]:
-            if len(data) > self.remaining:
-                yield data[: self.remaining]
-                raise end
-            self.remaining -= len(data)
-            yield data
-
-    return Broken
-
-
-class Blackhole(Fault):
-    """The connection is accepted, and nothing is ever answered."""
-
-    answers = False
-
-    def request(self, data: bytes) -> Iterator[bytes]:
-        yield from ()
-
-
-class Garble(Fault):
-    """Replies keep their line feeds, and make no sense."""
-
-    def reply(self, data: bytes) -> Iterator[bytes]:
-        yield bytes(byte if byte in b"\r\n" else self.rng.randrange(0x21, 0x100) for byte in data)
-
-
-class HalfReply(Fault):
-    """The reply to a batch is cut in half, and the connection closed. Others pass, or none would get that far."""
-
-    is_batch = False
-
-    def request(self, data: bytes) -> Iterator[bytes]:
-        self.is_batch |= data.startswith((b"ms ", b"set "))
-        yield data
-
-    def reply(self, data: bytes) -> Iterator[bytes]:
-        if self.is_batch:
-            yield data[: len(data) // 2]
-            raise Cut
-        yield data
-
-
-class SingleBytes(Fault):
-    """Replies are whole and true, but come byte by byte."""
-
-    def reply(self, data: bytes) -> Iterator[bytes]:
-        for byte in data:
-            yield bytes([byte])
-
-
-class Endless(Fault):
-    """The answer to anything is garbage without an end."""
-
-    def reply(self, data: bytes) -> Iterator[bytes]:
-        while not self.proxy.is_closed:
-            yield self.rng.randbytes(_CHUNK).replace(b"\n", b" ")
-
-
-def dribble(interval: float) -> NewFault:
-    """Replies come a byte at a time, with a pause after each, and have no end."""
-
-    class Dribble(Fault):
-        def reply(self, data: bytes) -> Iterator[bytes]:
-            while not self.proxy.is_closed:
-                yield b"x"
-                self.proxy.wait(interval)
-
-    return Dribble
-
-
-class KnowsNoMeta(Fault):
-    """A memcached older than 1.6: ERROR to the line of a meta command, and to its value as another command.
-
-    The real server says that itself, to a word that it does not know either.
-    """
-
-    known = re.compile(rb"(?:set|get|gets|delete|stats|version|flush_all)\b")
-
-    def __init__(self, rng: random.Random, proxy: FaultyProxy) -> None:
-        super().__init__(rng, proxy)
-        self._unread = b""
-        self._value_left = 0
-
-    def request(self, data: bytes) -> Iterator[bytes]:
-        self._unread += data
-        while self._unread:
-            if self._value_left:
-                value, self._unread = self._unread[: self._value_left], self._unread[self._value_left :]
-                self._value_left -= len(value)
-                yield value
-                continue
-            line, end, rest = self._unread.partition(b"\n")
-            if not end:
-                return
-            self._unread = rest
-            if self.known.match(line):
-                if line.startswith(b"set "):
-                    self._value_left = int(line.split()[4]) + len(b"\r\n")
-                yield line + end
-            else:
-                yield from self.unknown(line)
-
-    def unknown(self, line: bytes) -> Iterator[bytes]:
-        yield b"unknown\r\n"
-
-
-class ClosesOnUnknown(KnowsNoMeta):
-    """A proxy in front of memcached that closes the connection on every command it does not know."""
-
-    known = re.compile(rb"(?:set|get|gets|delete|version)\b")
-
-    def unknown(self, line: bytes) -> Iterator[bytes]:
-        raise Cut
-        yield b""  # this is a generator, like what it stands in for
-
-
-class TellsNoStats(Fault):
-    """A proxy that speaks meta commands but does not say which servers are behind it."""
-
-    def request(self, data: bytes) -> Iterator[bytes]:
-        yield b"unknown\r\n" if data == b"stats\r\n" else data
 
 
 class FaultyProxy:
@@ -351,7 +166,7 @@ class FaultyProxy:
     def _pass_requests(self, client: socket.socket, server: socket.socket, fault: Fault) -> None:
         with contextlib.suppress(OSError):
             try:
-                while data := client.recv(_CHUNK):
+                while data := client.recv(CHUNK):
                     for piece in fault.request(data):
                         server.sendall(piece)
             except Reset:
@@ -365,7 +180,7 @@ class FaultyProxy:
         """Pass replies on until the server closes; what can't be passed on any more is read all the same."""
         is_over = False
         with contextlib.suppress(OSError):
-            while data := server.recv(_CHUNK):
+            while data := server.recv(CHUNK):
                 try:
                     for piece in () if is_over else fault.reply(data):
                         client.sendall(piece)

@@ -9,29 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.loading import (
-    FASTEST,
-    PARALLEL,
-    REFERENCE,
-    TYPES,
-    Servers,
-    both_loaders,
-    closed_port,
-    contents,
-    expected,
-    line,
-    load_quickly,
-    make_old,
-    names,
-    numbered,
-    run,
-    write_gz,
-)
+from tests.outside.loading import PARALLEL, REFERENCE, all_loaders, both_loaders, load, run
+from tests.outside.logs import line, make_old, names, numbered, write_gz
+from tests.outside.memcached import Servers, closed_port, contents
+from tests.outside.spec import TYPES, expected
 from tools.make_logs import write_logs
-
-all_loaders = pytest.mark.parametrize(
-    "loader", [REFERENCE, PARALLEL, FASTEST], ids=["reference", "parallel-python", "parallel-default"]
-)
 
 
 def restart_cold(servers: Servers) -> None:
@@ -50,12 +32,12 @@ def test_a_cold_cache_is_refilled_from_done_files_and_new_ones(
     logs = [gzip.decompress(path.read_bytes()) for path in paths]
     last = paths.pop()
     last.rename(tmp_path / "later")
-    assert load_quickly(loader, tmp_path / "*.tsv.gz", servers).exit_code == 0
+    assert load(loader, tmp_path / "*.tsv.gz", servers).exit_code == 0
     (tmp_path / "later").rename(last)
     restart_cold(servers)
     assert contents(servers) == {}
 
-    finished = load_quickly(loader, tmp_path / "*.tsv.gz", servers, "--again")
+    finished = load(loader, tmp_path / "*.tsv.gz", servers, "--again")
 
     assert finished.exit_code == 0
     assert contents(servers) == expected(*logs).items
@@ -72,7 +54,7 @@ def test_files_of_one_name_are_loaded_in_the_order_in_which_they_came(
     for number, name in enumerate(came):
         write_gz(tmp_path / name, line(apps=str(number)) + line("gaid" if "b" in name else "idfa", apps=str(number)))
 
-    finished = load_quickly(loader, tmp_path / "*.gz", servers, "--again")
+    finished = load(loader, tmp_path / "*.gz", servers, "--again")
 
     assert [os.path.basename(entry["path"]) for entry in finished.report["files"]] == came
     assert contents(servers) == expected(line(apps="13") + line("gaid", apps="13")).items
@@ -85,7 +67,7 @@ def test_done_files_keep_their_names_and_times(tmp_path: Path, servers: Servers,
         write_gz(tmp_path / name, numbered(150) + b"rejected\n")
         make_old(tmp_path / name)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
-    assert load_quickly(loader, tmp_path / "*", servers, "--again").exit_code == 0
+    assert load(loader, tmp_path / "*", servers, "--again").exit_code == 0
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
 
 
@@ -102,7 +84,7 @@ def test_what_else_begins_with_a_dot_is_not_loaded(tmp_path: Path, servers: Serv
         write_gz(tmp_path / name, line(apps="666"))
     log = write_gz(tmp_path / ".a.gz", numbered(8))
     for pattern in ("*", "*.gz", "a*", ".*", "*.gz*"):
-        finished = load_quickly(loader, tmp_path / pattern, servers, "--again")
+        finished = load(loader, tmp_path / pattern, servers, "--again")
         assert finished.statuses() == {".a.gz": "done"}
     assert contents(servers) == expected(log).items
     assert names(tmp_path) == sorted([".a.gz", *others])
@@ -114,7 +96,7 @@ def test_only_done_files_whose_name_had_matched_are_loaded(
 ) -> None:
     for name in (".20170929.tsv.gz", ".20170930.tsv.gz", ".20170930.tsv.gz.1", ".notes"):
         write_gz(tmp_path / name, line(dev_id=name))
-    finished = load_quickly(loader, tmp_path / "20170930*.tsv.gz", servers, "--again")
+    finished = load(loader, tmp_path / "20170930*.tsv.gz", servers, "--again")
     assert list(finished.statuses()) == [".20170930.tsv.gz", ".20170930.tsv.gz.1"]
 
 
@@ -122,7 +104,7 @@ def test_only_done_files_whose_name_had_matched_are_loaded(
 def test_without_it_no_done_file_is_loaded(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / ".a.gz", numbered(8))
     for pattern in ("*", ".*", ".a.gz"):
-        assert load_quickly(loader, tmp_path / pattern, servers).report["files"] == []
+        assert load(loader, tmp_path / pattern, servers).report["files"] == []
     assert contents(servers) == {}
 
 
@@ -133,7 +115,7 @@ def test_a_refill_that_fails_holds_back_new_files_and_says_how_to_go_on(
     write_gz(tmp_path / ".a.gz", numbered(8))
     write_gz(tmp_path / "b.gz", numbered(8))
     with closed_port() as nowhere:
-        finished = load_quickly(loader, tmp_path / "*", servers, "--again", "--retries", "0", gaid=nowhere)
+        finished = load(loader, tmp_path / "*", servers, "--again", "--retries", "0", gaid=nowhere)
     assert finished.exit_code == 1
     assert finished.statuses() == {".a.gz": "pending", "b.gz": "pending"}
     assert names(tmp_path) == [".a.gz", "b.gz"]
@@ -147,7 +129,7 @@ def test_a_refill_that_fails_holds_back_new_files_and_says_how_to_go_on(
 def test_only_the_device_types_asked_for_are_loaded(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(400))
 
-    finished = load_quickly(loader, tmp_path / "*", servers, "--only", "gaid,idfa")
+    finished = load(loader, tmp_path / "*", servers, "--only", "gaid,idfa")
 
     wanted = {key: item for key, item in expected(log).items.items() if key[:4] in (b"idfa", b"gaid")}
     assert contents(servers) == wanted
@@ -166,9 +148,7 @@ def test_only_the_device_types_asked_for_are_loaded(tmp_path: Path, servers: Ser
 def test_servers_of_the_other_types_need_not_be_there(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", numbered(40))
     with closed_port() as nowhere:
-        finished = load_quickly(
-            loader, tmp_path / "*", servers, "--only", "idfa", gaid=nowhere, adid=nowhere, dvid=nowhere
-        )
+        finished = load(loader, tmp_path / "*", servers, "--only", "idfa", gaid=nowhere, adid=nowhere, dvid=nowhere)
     assert (finished.exit_code, len(contents(servers))) == (0, 10)
     assert finished.messages("WE") == []
 
@@ -176,18 +156,18 @@ def test_servers_of_the_other_types_need_not_be_there(tmp_path: Path, servers: S
 @all_loaders
 def test_the_rest_can_follow_and_then_the_file_is_done(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(400))
-    load_quickly(loader, tmp_path / "*", servers, "--only", "idfa,gaid")
-    load_quickly(loader, tmp_path / "*", servers, "--only", "adid,dvid")
+    load(loader, tmp_path / "*", servers, "--only", "idfa,gaid")
+    load(loader, tmp_path / "*", servers, "--only", "adid,dvid")
     assert contents(servers) == expected(log).items
     assert names(tmp_path) == ["a.gz"]
-    load_quickly(loader, tmp_path / "*", servers)
+    load(loader, tmp_path / "*", servers)
     assert names(tmp_path) == [".a.gz"]
 
 
 @both_loaders
 def test_all_types_are_as_good_as_none_named(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", numbered(40))
-    assert load_quickly(loader, tmp_path / "*", servers, "--only", "dvid,adid,gaid,idfa").exit_code == 0
+    assert load(loader, tmp_path / "*", servers, "--only", "dvid,adid,gaid,idfa").exit_code == 0
     assert names(tmp_path) == [".a.gz"]
 
 
@@ -196,11 +176,11 @@ def test_one_server_that_restarted_cold_is_refilled_alone(
     tmp_path: Path, servers: Servers, loader: Sequence[str]
 ) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(400))
-    load_quickly(loader, tmp_path / "*.gz", servers)
+    load(loader, tmp_path / "*.gz", servers)
     servers["adid"].restart()
     assert len(contents(servers)) == 300
 
-    finished = load_quickly(loader, tmp_path / "*.gz", servers, "--again", "--only", "adid")
+    finished = load(loader, tmp_path / "*.gz", servers, "--again", "--only", "adid")
 
     assert (finished.exit_code, finished.statuses()) == (0, {".a.gz": "done"})
     assert finished.report["totals"]["stored"] == 100
@@ -212,9 +192,7 @@ def test_one_server_that_restarted_cold_is_refilled_alone(
 @pytest.mark.parametrize("wrong", ["", "idfa,", "ifda", "IDFA", "idfa gaid", "idfa, gaid"])
 def test_a_wrong_device_type_is_wrong_usage(tmp_path: Path, loader: Sequence[str], wrong: str) -> None:
     write_gz(tmp_path / "a.gz", numbered(4))
-    with pytest.raises(SystemExit) as ended:
-        load_quickly(loader, tmp_path / "*", {}, "--only", wrong, **dict.fromkeys(TYPES, "127.0.0.1:1"))
-    assert ended.value.code == 2
+    assert run(loader, tmp_path / "*", "--only", wrong).exit_code == 2
     assert names(tmp_path) == ["a.gz"]
 
 
@@ -245,7 +223,7 @@ def test_damage_is_told_even_of_a_file_that_keeps_its_name(
     whole = gzip.compress(numbered(400))
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     make_old(tmp_path / name)
-    finished = load_quickly(loader, tmp_path / "*", servers, *options)
+    finished = load(loader, tmp_path / "*", servers, *options)
     assert finished.exit_code == 1
     assert any("truncated" in message for message in finished.messages("E"))
     assert names(tmp_path) == [name]

@@ -13,23 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import FaultyProxy, KnowsNoMeta
-from tests.loading import (
-    PARALLEL,
-    TYPES,
-    Finished,
-    Servers,
-    closed_port,
-    contents,
-    everywhere,
-    expected,
-    line,
-    load_quickly,
-    names,
-    numbered,
-    silent_server,
-    write_gz,
-)
+from tests.outside.faults import KnowsNoMeta
+from tests.outside.loading import PARALLEL, Finished, load, run
+from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
+from tests.outside.proxy import FaultyProxy
+from tests.outside.spec import TYPES, expected
 from tools.make_logs import write_logs
 
 COMPILED = tuple("compiled" if part == "python" else part for part in PARALLEL)
@@ -65,7 +54,7 @@ class Verdict:
 
 
 def verify(loader: Sequence[str], pattern: Path, servers: Servers, *options: str, **other: str) -> Verdict:
-    finished = load_quickly(loader, pattern, servers, "--verify", *options, **other)
+    finished = run(loader, pattern, *addresses(servers, **other), "--verify", *options)
     found = {}
     for match in filter(None, map(_FOUND.fullmatch, finished.messages())):
         counts = {what: int(count) for what, count in match.groupdict().items() if what != "name"}
@@ -88,7 +77,7 @@ def change(servers: Servers, key: str, value: bytes = b"something else") -> None
 def loaded(directory: Path, servers: Servers, content: bytes, name: str = "a.gz") -> None:
     """Load one log; it is done and renamed afterwards."""
     write_gz(directory / name, content)
-    assert load_quickly(PARALLEL, directory / name, servers).exit_code == 0
+    assert load(PARALLEL, directory / name, servers).exit_code == 0
 
 
 # --- what it finds ------------------------------------------------------------------------------
@@ -98,7 +87,7 @@ def loaded(directory: Path, servers: Servers, content: bytes, name: str = "a.gz"
 def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
     paths = write_logs(tmp_path, files=3, lines=500, seed=3, malformed=0.008, repeat_keys=0.5)
     whole = expected(*(gzip.decompress(path.read_bytes()) for path in paths))
-    assert load_quickly(PARALLEL, tmp_path / "*", servers).exit_code == 0
+    assert load(PARALLEL, tmp_path / "*", servers).exit_code == 0
 
     verdict = verify(loader, tmp_path / ".*", servers)
 
