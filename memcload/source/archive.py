@@ -15,8 +15,8 @@ from memcload.source import decoders
 from memcload.source.damage import HEAD, Damage, binary, foreign
 from memcload.source.decoders import Decoder
 
-_READ = 1 << 17  # bytes of the file at a time
-_CHUNK = 1 << 18  # bytes of text at a time: even a slow decoder gives that many in some hundredths of a second
+_READ = 1 << 16  # bytes of the file at a time
+_CHUNK = 1 << 17  # bytes of text at a time: a moment's work, and larger ones make malloc map new pages each time
 _SALVAGED = 1 << 12  # bytes of text at a time, where it is asked for byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
 
