@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -245,7 +246,7 @@ def test_a_rule_that_changes_reaches_a_kernel_that_is_there(
     before = compiled_encoder(ONE).encode([text])
     monkeypatch.setattr(records, rule, value)
     monkeypatch.setattr(layout, rule, value)
-    monkeypatch.setattr(records, "_DEVICE_ID", records.re.compile(rb"[\x21-\x7e]{1,%d}" % (records.MAX_KEY_LENGTH - 5)))
+    monkeypatch.setattr(records, "_DEVICE_ID", re.compile(rb"[\x21-\x7e]{1,%d}" % (records.MAX_KEY_LENGTH - 5)))
     assert compiled_encoder(ONE).encode([text]) == PythonEncoder(ONE, 0).encode([text]) != before
 
 
