@@ -47,7 +47,7 @@ def read(content: bytes, size: int = MIB) -> tuple[bytes, Damage | None]:
         try:
             text += next(pieces)
         except StopIteration as end:
-            damage: Damage | None = end.value
+            damage: Damage | None = end.value.damage
             return bytes(text), damage
 
 
