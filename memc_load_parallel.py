@@ -6,13 +6,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from memc_client import MemcacheClient
-from memcload import run
-from memcload.encode.message import prototest
 from memcload.options import NORMAL_ERR_RATE, ParallelOptions, parse_options
 from memcload.records import AppsInstalled, parse_appsinstalled
 
 __all__ = ["NORMAL_ERR_RATE", "AppsInstalled", "main", "parse_appsinstalled", "prototest"]
+
+
+def prototest() -> None:
+    """Take samples through protobuf and back. Raises AssertionError where that changes them."""
+    from memcload.encode import message  # brings protobuf
+
+    message.prototest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments, (__doc__ or "").splitlines()[0], ParallelOptions)
     if options.test:
         prototest()
-        return run.EXIT_OK
+        return 0
+    from memc_client import MemcacheClient  # imported here, so that --help does not wait for it
+    from memcload import run
+
     if options.verify:
         return run.verify(options, MemcacheClient)
     return run.main(options, run.load_in_parallel, MemcacheClient)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from memcload.counts import Counts, Reject
 from memcload.encode.encoder import EncodedText
-from memcload.log import LOG
+from memcload.log import log_lines
 from memcload.memcached.routing import Partition
 from memcload.memcached.server import Identity, ServerDown
 from memcload.outcome import Status, Verdict
@@ -71,12 +71,12 @@ class FileLoad:
         if error := self.input.read_error:
             self.read_error = error.strerror or str(error)
 
-    def say(self, level: int, message: str) -> None:
-        """Log a message about the file, when its turn has come."""
+    def say(self, *messages: Message) -> None:
+        """Log messages about the file, when its turn has come."""
         if self.is_current:
-            LOG.log(level, "%s", message)
+            log_lines(messages)
         else:
-            self.messages.append((level, message))
+            self.messages += messages
 
     def closing_messages(self, max_error_rate: float) -> list[Message]:
         """Return everything that is still to be logged about the file once it is finalized."""

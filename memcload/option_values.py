@@ -6,7 +6,9 @@ import math
 import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from ipaddress import ip_address
 
+from memcload.memcached.address import parse_address
 from memcload.records import DEVICE_TYPES
 
 _MAX_SERVERS = 64  # of a device type
@@ -112,10 +114,6 @@ def servers(value: str) -> tuple[str, ...]:
 
 def _endpoint(address: str) -> object:
     """Return what is the same for two spellings of one address."""
-    from ipaddress import ip_address  # imported here, with the connection: --help needs neither
-
-    from memcload.memcached.address import parse_address
-
     try:
         parsed = parse_address(address)
     except ValueError as error:

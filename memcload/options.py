@@ -182,7 +182,7 @@ def _left_over(rest: Sequence[str]) -> str:
         return f"there is no option {name}" + (f"; did you mean {nearest}?" if nearest else "")
     if first in DEVICE_TYPES or re.search(r":\d+,?$|^unix:/", first):
         return f"unexpected {first!r}: several values of an option are separated by commas, without spaces"
-    found = f"{first!r}" if len(wrong) == 1 else f"{first!r} and {len(wrong) - 1} more arguments"
+    found = f"{first!r}" if len(wrong) == 1 else f"{first!r} and {len(wrong) - 1} more"
     return (
         f"unexpected {found}: --pattern takes one pattern and no list of files; put it in quotes, so that the shell "
         "leaves it as it is: --pattern '/logs/*.tsv.gz'"

@@ -147,7 +147,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
         except PatternError as error:
             LOG.error("%s", error)
             is_clean = False
-        exit_code = _exit_code(cancel, is_clean)
+        exit_code = _exit_code(options, cancel, is_clean)
         exit_code = _tell(
             options, dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
         )
@@ -174,7 +174,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
         finally:
             fleet.close()
         verifier.report()
-        return _exit_code(cancel, verifier.is_clean)
+        return _exit_code(options, cancel, verifier.is_clean)
 
     return _guard(options, find_and_verify)
 
@@ -271,10 +271,10 @@ def _rules(options: Options) -> Rules:
     )
 
 
-def _exit_code(cancel: Cancel, is_clean: bool) -> int:
+def _exit_code(options: Options, cancel: Cancel, is_clean: bool) -> int:
     if cancel.signal is not None:
         return 128 + cancel.signal
-    return EXIT_OK if is_clean and not log_failures() else EXIT_FAILED
+    return EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
 
 
 def _tell(options: Options, results: Results) -> int:

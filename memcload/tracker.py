@@ -141,11 +141,11 @@ class Tracker:
         """Add what became of a text."""
         file = result.file
         file.texts_out -= 1
-        for message in result.shown:
-            file.say(logging.DEBUG, message)
+        if result.shown:
+            file.say(*((logging.DEBUG, message) for message in result.shown))
         for message in result.refused:
             if self._shows(file, "refused by a server"):
-                file.say(logging.WARNING, f"{file.path}: {message}")
+                file.say((logging.WARNING, f"{file.path}: {message}"))
         if result.rejects:
             self._add_rejects(file, sorted(result.rejects))
         self.records_seen += result.counts.records
@@ -159,7 +159,7 @@ class Tracker:
         for reject in rejects:
             number, kind = file.lines + reject.line + 1, f"rejected for {reject.reason}"
             if self._shows(file, kind):
-                file.say(logging.WARNING, f"{file.path}:{number}: {kind}: {excerpt(reject.text)}")
+                file.say((logging.WARNING, f"{file.path}:{number}: {kind}: {excerpt(reject.text)}"))
             if file.rejects is not None:
                 try:
                     file.rejects.add(number, reject)
@@ -178,7 +178,7 @@ class Tracker:
 
     def _note_trouble(self, file: FileLoad, what: str, error: OSError) -> None:
         self.has_trouble = True
-        file.say(logging.ERROR, f"{file.path}: {what}: {error.strerror or error}")
+        file.say((logging.ERROR, f"{file.path}: {what}: {error.strerror or error}"))
 
     # -- finalizing
 
@@ -204,7 +204,7 @@ class Tracker:
         for file in complete:
             verdict = decide(self._facts(file, answers))
             if verdict.reason == "server_lost_records" and file.attempt <= self.rules.reloads:
-                file.say(logging.WARNING, f"{file.path}: {verdict.detail}; loading it again")
+                file.say((logging.WARNING, f"{file.path}: {verdict.detail}; loading it again"))
                 self.must_rewind = True
                 break
             self._open.popleft()
@@ -308,7 +308,7 @@ class Tracker:
         else:
             if saved:
                 dropped = f"; {file.rejects.dropped:,} more are only counted" if file.rejects.dropped else ""
-                file.say(logging.INFO, f"Rejected lines saved as {saved}{dropped}")
+                file.say((logging.INFO, f"Rejected lines saved as {saved}{dropped}"))
 
     # -- what there is to tell
 

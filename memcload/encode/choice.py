@@ -51,7 +51,9 @@ def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: 
             cause = str(error).partition("\n")[0] or type(error).__name__
             if engine == "compiled":
                 raise EngineError(f"the compiled engine can't be used: {cause}") from error
-            LOG.warning("Loading with --engine python, many times slower: the compiled engine can't be used: %s", cause)
+            LOG.warning(
+                "The compiled engine can't be used (%s): loading with --engine python, many times slower", cause
+            )
         else:
             if kernel is not None:
                 return lambda: CompiledEncoder(kernel, router, ttl)
@@ -114,8 +116,8 @@ def _cache_name(routing: RoutingName | None) -> str:
     sources = [here / name for name in ("kernel.py", "layout.py", "build.py", "native.py")]
     sources += sorted(Path(routes.__path__[0]).glob("*.py"))
     numba = find_spec("numba")
-    if numba is not None and numba.origin is not None:
-        sources.append(Path(numba.origin).with_name("_version.py"))  # importing Numba to ask it would take longer
+    if numba is not None and numba.origin is not None:  # importing Numba to ask for its version would take longer
+        sources += Path(numba.origin).parent.glob("_version.py")
     facts = [sys.version, native.target(), str(len(DEVICE_TYPES))]
     digest = hashlib.sha256()
     for fact in facts + [source.read_text() for source in sources]:

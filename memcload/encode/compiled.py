@@ -61,7 +61,7 @@ class CompiledEncoder:
     """Encodes texts with the kernel, in buffers that it keeps."""
 
     def __init__(self, kernel: Kernel, router: Router, ttl: int) -> None:
-        self._kernel = kernel
+        self.kernel = kernel
         self._reader = LineReader(router)
         self._flags = meta_set_flags(ttl)
         self._rules = rules_for(router, self._flags)
@@ -74,7 +74,7 @@ class CompiledEncoder:
         """Encode texts of whole lines."""
         length = sum(map(len, texts))
         if length > self._buffers.length:
-            self._buffers = self._make_buffers(length)
+            self._buffers = self._make_buffers(length + length // 8)  # the next block may be a little larger
         ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
         encoded = [self._encode_text(text) for text in texts]
         return Encoded([self._batch(partition) for partition in range(len(self._rows))], encoded)
@@ -89,7 +89,7 @@ class CompiledEncoder:
         replies = ctypes.create_string_buffer(len(commands) + WORD)
         for first in range(0, batch.count, LOOKUP_SIZE):
             count = min(LOOKUP_SIZE, batch.count - first)
-            self._kernel.look_up(
+            self.kernel.look_up(
                 commands, len(commands), ends.buffer_info()[0], first, count, words, requests, replies, lengths
             )
             yield Lookup(
@@ -106,8 +106,8 @@ class CompiledEncoder:
         found = EncodedText(0, [])
         progress, buffers = self._progress, self._buffers
         progress.position = progress.line = progress.skipped = 0
-        while True:
-            self._kernel.encode(text, len(text), self._rules, progress, self._rows, *buffers.addresses, buffers.shape)
+        while progress.position < len(text):
+            self.kernel.encode(text, len(text), self._rules, progress, self._rows, *buffers.addresses, buffers.shape)
             if progress.position == len(text):
                 break
             line_end = text.index(b"\n", progress.position)

@@ -132,6 +132,8 @@ def rules_for(router: Router, flags: bytes) -> Rules:
     prefixes = [meta_set_prefix(name) for name in DEVICE_TYPES]
     firsts = [router.first_partition(name) for name in DEVICE_TYPES]
     tags = serialize(AppsInstalled(DEVICE_TYPES[0], "", 0.0, 0.0, [0]))  # tag, id, tag, 8 bytes, tag, 8 bytes
+    if any(len(name) != 4 for name in DEVICE_TYPES):
+        raise ValueError("the kernel takes device types of four letters only")
     if len(flags) > _FLAG_WORDS * WORD:
         raise ValueError(f"flags of {len(flags)} bytes are more than the kernel has room for")
     return Rules(

@@ -11,14 +11,7 @@ import llvmlite.binding as llvm
 
 def target() -> str:
     """Return what code is made by and for: llvmlite, platform, processor and its features."""
-    return " ".join(
-        (
-            llvmlite.__version__,
-            llvm.get_default_triple(),
-            llvm.get_host_cpu_name(),
-            llvm.get_host_cpu_features().flatten(),
-        )
-    )
+    return " ".join((llvmlite.__version__, llvm.get_default_triple(), llvm.get_host_cpu_name(), _features()))
 
 
 def emit(callbacks: Mapping[str, Any]) -> bytes:
@@ -69,12 +62,20 @@ def link(code: bytes, names: Sequence[str]) -> tuple[object, list[int]]:
     return engine, addresses
 
 
+def _features() -> str:
+    try:
+        features: str = llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # not every platform tells
+        return ""
+    return features
+
+
 def _machine() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        features=_features(),
         opt=3,
         reloc="default",
         codemodel="jitdefault",

@@ -63,9 +63,10 @@ class _RunCollector(Collector):
         """Yield the metrics."""
         results, totals = self._results, self._results.totals
         yield _gauge("memc_load_last_run_timestamp_seconds", "When the last run ended.", self._now)
-        text = "When the last run with exit code 0 ended that was not dry."
-        yield from self._time(_LAST_SUCCESS, text, self._success())
-        yield from self._time(_LAST_FILE, "When the last file was loaded.", self._last_file())
+        success, loaded = self._success(), self._last_file()
+        if success is not None:
+            yield _gauge(_LAST_SUCCESS, "When the last run with exit code 0 ended that was not dry.", success)
+        yield _gauge(_LAST_FILE, "When the last file was loaded; 0 if none ever was.", loaded or 0)
         yield _gauge("memc_load_exit_code", "Exit code of the last run.", results.exit_code)
         yield _gauge("memc_load_duration_seconds", "How long the last run took.", results.seconds)
 
@@ -91,19 +92,13 @@ class _RunCollector(Collector):
                 family.add_metric([device_type, server["address"]], server[key])
             yield family
 
-    def _time(self, name: str, text: str, value: float | None) -> Iterator[GaugeMetricFamily]:
-        """Yield a time of this run; where it has none, that of an earlier run; where there was none, nothing."""
-        if value is None:
-            value = _earlier_value(self._earlier, name)
-        if value is not None:
-            yield _gauge(name, text, value)
-
     def _success(self) -> float | None:
-        return self._now if self._results.exit_code == 0 and not self._results.dry else None
+        is_success = self._results.exit_code == 0 and not self._results.dry
+        return self._now if is_success else _earlier_value(self._earlier, _LAST_SUCCESS)
 
     def _last_file(self) -> float | None:
         ended = [file.started + file.seconds for file in self._results.files if file.status == "done"]
-        return self._now - (time.monotonic() - max(ended)) if ended else None
+        return self._now - (time.monotonic() - max(ended)) if ended else _earlier_value(self._earlier, _LAST_FILE)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

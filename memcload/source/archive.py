@@ -15,8 +15,8 @@ from memcload.source import decoders
 from memcload.source.damage import HEAD, Damage, binary, foreign
 from memcload.source.decoders import Decoder
 
-_READ = 1 << 17  # bytes of the file at a time
-_CHUNK = 1 << 18  # bytes of text at a time: even a slow decoder gives that many in some hundredths of a second
+_READ = 1 << 16  # bytes of the file at a time
+_CHUNK = 1 << 17  # bytes of text at a time: a moment's work, and larger ones make malloc map new pages each time
 _SALVAGED = 1 << 12  # bytes of text at a time, where it is asked for byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
 
@@ -89,8 +89,15 @@ _FORMATS = (
 )
 
 
-def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Damage | None]:
-    """Yield the text of a file, plain or an archive, in pieces of at most about `size` bytes; return its damage.
+class Ending(NamedTuple):
+    """What is known of a file once it is read: which archive it was, none if it is plain text, and its damage."""
+
+    format: str | None
+    damage: Damage | None
+
+
+def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Ending]:
+    """Yield the text of a file, plain or an archive, in pieces of at most `size` bytes; return how it ended.
 
     A piece may be empty: there is nothing yet, but the caller gets to look whether to go on. `file` needs no more
     than `read`. Where it can `seek`, all that can be had of a damaged member is given: the member is read twice.
@@ -103,12 +110,12 @@ def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Damage | Non
     head = data.peek(HEAD)
     format = next((format for format in _FORMATS if format.magic.match(head)), None)
     if format is None:
-        return (yield from _plain(data, size))
-    while True:
+        return Ending(None, (yield from _plain(data, size)))
+    damage = None
+    while not damage and data.peek(1):
         damage = yield from _member(format, data, size)
         damage = damage or (yield from _gap(format, data))
-        if damage or not data.peek(1):
-            return damage
+    return Ending(format.name, damage)
 
 
 class _Input:

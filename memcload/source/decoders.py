@@ -5,7 +5,10 @@ A decoder reads one member, stream or frame and knows where that ends.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import zlib
+from collections.abc import Iterator
 from typing import Protocol
 
 MAX_WINDOW = 1 << 27  # bytes: what `zstd -d` allows unless told otherwise
@@ -70,27 +73,37 @@ def fast_gzip_decoder() -> Decoder:
     return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
 
 
+@contextlib.contextmanager
+def _needed(format: str) -> Iterator[None]:
+    """Make an OSError of a missing library: such a file is not damaged, another Python can read it."""
+    try:
+        yield
+    except ImportError as error:
+        raise OSError(None, f"this Python can't read {format} files: {error}") from None
+
+
 def bz2_decoder() -> Decoder:
     """Return a decoder of a bz2 stream."""
-    from bz2 import BZ2Decompressor
+    with _needed("bz2"):
+        from bz2 import BZ2Decompressor
 
     return BZ2Decompressor()
 
 
 def xz_decoder() -> Decoder:
     """Return a decoder of an xz stream. A larger window is an error that speaks of memory."""
-    from lzma import FORMAT_XZ, LZMADecompressor
+    with _needed("xz"):
+        from lzma import FORMAT_XZ, LZMADecompressor
 
     return LZMADecompressor(FORMAT_XZ, memlimit=MAX_WINDOW + (1 << 20))
 
 
 def zst_decoder() -> Decoder:
     """Return a decoder of a zst frame, be it a skippable one. A larger window is an error that speaks of memory."""
-    import sys
-
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
+    with _needed("zst"):
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
 
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW.bit_length() - 1})

@@ -26,7 +26,8 @@ class InputFile(ABC):
     bytes_read: how many of them, compressed as they are, were read so far
     damage: what is wrong with the file, known once it is read
     read_error: what ended the reading, if the file could not be read to its end
-    ends_within_line: the last line lacks its ending, known once the file is read
+    ends_within_line: the file is plain text whose last line lacks its ending, known once it is read: it may still be
+        being written. (An archive that is complete is complete whatever its last line is.)
     """
 
     def __init__(self, path: str, file: BinaryIO, size: int) -> None:
@@ -36,6 +37,7 @@ class InputFile(ABC):
         self.damage: Damage | None = None
         self.read_error: OSError | None = None
         self.ends_within_line = False
+        self._format: str | None = None
         self._file = file
 
     @property
@@ -88,7 +90,7 @@ class InputFile(ABC):
                 length = 0
             else:
                 yield b""
-        self.ends_within_line = bool(unfinished)
+        self.ends_within_line = bool(unfinished) and self._format is None
         if unfinished and not self.damage:
             lines += unfinished, b"\n"
         yield b"".join(lines)
@@ -114,7 +116,7 @@ class InputFile(ABC):
             try:
                 chunk = next(chunks)
             except StopIteration as end:
-                self.damage = end.value
+                self._format, self.damage = end.value
                 return
             finally:
                 self.bytes_read = max(self.bytes_read, self._file.tell())  # part of it may be read twice

@@ -47,7 +47,7 @@ def read(content: bytes, size: int = MIB) -> tuple[bytes, Damage | None]:
         try:
             text += next(pieces)
         except StopIteration as end:
-            damage: Damage | None = end.value
+            damage: Damage | None = end.value.damage
             return bytes(text), damage
 
 
@@ -161,7 +161,7 @@ def test_what_the_tool_complains_of_is_damaged_and_nothing_else(
     if complains:
         assert text.startswith(next(text for end, text in reversed(whole_before) if end <= place))
         if format != "gz":  # gzip reads on over nonsense, until the checksum tells it
-            assert text.startswith(expected[:-1])  # its last byte may come with the error, and be lost
+            assert text.startswith(expected[:-273])  # the last match, of bytes that are wrong, may be lost
     else:
         assert text == expected
     if damage == "cut":

@@ -111,7 +111,7 @@ def test_a_log_that_can_not_be_opened_is_an_error(tmp_path: Path, name: str) -> 
 HARMFUL = [
     "\n[2017.09.29 12:39:52] I Acceptable error rate (0). Successful load",
     *["\r", "\x1b[2J\x1b[31mred", "\x00", "\x07\x08", "\x7f", "\x85", "\x9b31m", "\v\f"],
-    *["\u2028", "\u2029", "\u202etxet", "\ufeff", "\u200b", "\udcff\udc1b"],
+    *["\u2028", "\u2029", "\u202etxet", "\ufeff", "\u200b"],
 ]
 
 
@@ -123,6 +123,11 @@ def test_what_could_break_a_line_or_a_terminal_is_escaped(path: Path, text: str)
     assert LINE.fullmatch(first)
     assert first.isprintable()
     assert second.endswith("I next")
+
+
+def test_a_name_that_is_no_text_is_escaped() -> None:
+    process = in_another_process("start_logging(None, 'info'); LOG.info('Processing %s', '\\udcff\\udc1b')")
+    assert process.stderr.endswith(r" I Processing \udcff\udc1b" + "\n")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
