@@ -178,7 +178,7 @@ def _odd_blocks(random: Random, count: int) -> Iterator[bytes]:
 
 
 RUN = "import memc_load_parallel, sys; sys.exit(memc_load_parallel.main({arguments}))"
-DRY = ["--dry", "--log-level", "info", "--pattern", "data/appsinstalled/*.tsv.gz"]
+DRY = ["--dry", "--log-level", "info", "--pattern", "data/sample/*.tsv.gz"]
 
 
 def test_without_numba_the_python_engine_takes_over_and_says_so() -> None:
