@@ -30,8 +30,8 @@ fuzz: prepare ## load LINES random lines of SEED against the specification (abou
 proto: prepare ## generate appsinstalled_pb2.py from appsinstalled.proto
 	$(VENV_PYTHON) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. appsinstalled.proto
 
-data: ## make the small logs in data/appsinstalled again
-	$(PYTHON) tools/make_logs.py --directory data/appsinstalled --files 3 --lines 1000 --seed 2017 \
+data: ## make the small logs in data/sample again
+	$(PYTHON) tools/make_logs.py --directory data/sample --files 3 --lines 1000 --seed 2017 \
 		--malformed 0.008 --repeat-keys 0.05
 
 clean: ## remove the virtual environment and every cache

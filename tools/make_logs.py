@@ -1,7 +1,7 @@
-"""Make logs of installed applications that look like the real ones.
+"""Make logs of installed applications that look like real ones.
 
-The same seed gives the same lines on every version of Python: only `random.Random.random()` is drawn from,
-the one method whose sequence Python promises to keep.
+The same seed gives the same lines with every version of Python: all randomness comes from
+`random.Random.random()`, the one method whose sequence Python promises to keep.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from random import Random
 
 DEVICE_TYPES = (b"idfa", b"gaid", b"adid", b"dvid")
-MOST_APPS = 102
+MAX_APPS = 100
 FIRST_MINUTE = datetime(2017, 9, 29)
 
-# What --malformed mixes in: the loader's verdict, the column to spoil and what to put there (None: leave it
-# out). The verdict is the reason of a rejection, except "partial": there only some of the ids are dropped.
+# What --malformed mixes in: what becomes of the line, the column to spoil, and what to put there (None: the column is
+# left out). The line is rejected for that reason; "partial" ones are stored without some of their app ids.
 FAULTS: tuple[tuple[str, int, bytes | None], ...] = (
     ("columns", 4, None),
     ("device_type", 0, b"ifda"),
@@ -45,15 +45,18 @@ FAULTS: tuple[tuple[str, int, bytes | None], ...] = (
     ("coordinates", 3, b"0x1p3"),
 )
 
-# How many device ids --repeat-keys remembers: enough to reach across blocks and files, in bounded memory.
+# --repeat-keys chooses among so many earlier devices: they reach across blocks and files, in bounded memory.
 REMEMBERED_DEVICES = 10_000
 
 
 def log_lines(seed: int, *, malformed: float = 0.0, repeat_keys: float = 0.0) -> Iterator[bytes]:
     """Yield the lines of an endless log, each with its line feed.
 
-    `malformed` is the share of lines that are spoiled, by each of `FAULTS` in turn. `repeat_keys` is the
-    share of lines that report a device of an earlier line again, with other coordinates and applications.
+    Args:
+        seed: determines all lines.
+        malformed: the share of lines that are spoiled, by each of `FAULTS` in turn.
+        repeat_keys: the share of lines about a device of an earlier line, with other coordinates and apps.
+
     """
     uniform = Random(seed).random
     app_ids = [b"%d" % app_id for app_id in range(10_000)]
@@ -74,10 +77,14 @@ def log_lines(seed: int, *, malformed: float = 0.0, repeat_keys: float = 0.0) ->
                 remembered.append((device_type, device_id))
             elif repeat_keys:
                 remembered[int(uniform() * REMEMBERED_DEVICES)] = device_type, device_id
-        latitude = b"%.10f" % (uniform() * 180 - 90)
-        longitude = b"%.10f" % (uniform() * 360 - 180)
-        apps = b",".join([app_ids[int(uniform() * 10_000)] for _ in range(1 + int(uniform() * MOST_APPS))])
-        columns = [device_type, device_id, latitude, longitude, apps]
+        # Real logs have latitudes beyond 90 degrees, too, and never more than 12 significant digits.
+        latitude = b"%.12g" % (uniform() * 360 - 180)
+        longitude = b"%.12g" % (uniform() * 360 - 180)
+        app_count = 1 + int(uniform() * MAX_APPS)
+        apps = dict.fromkeys([app_ids[int(uniform() * 10_000)] for _ in range(app_count)])
+        while len(apps) < app_count:  # no app twice
+            apps[app_ids[int(uniform() * 10_000)]] = None
+        columns = [device_type, device_id, latitude, longitude, b",".join(apps)]
         if malformed and uniform() < malformed:
             _, spoiled, replacement = next(faults)
             columns[spoiled : spoiled + 1] = [] if replacement is None else [replacement]
@@ -93,13 +100,20 @@ def write_logs(
     malformed: float = 0.0,
     repeat_keys: float = 0.0,
 ) -> list[Path]:
-    """Write a log cut into gzip files, one for each minute, and return their paths in order.
+    """Write one log, cut into gzip files of a minute each; return their paths in order.
 
-    The directory is made where it's missing; files of the same name are overwritten. See `log_lines` for
-    `malformed` and `repeat_keys`; a device may be repeated in a later file than the one that reported it.
-    The same arguments give the same bytes again, as long as Python's zlib stays the same.
+    The directory is made if it does not exist; files of the same name are overwritten. The same arguments
+    give the same bytes as long as Python's zlib stays the same.
 
-    Raises OSError when the directory can't be written.
+    Args:
+        directory: where the files go.
+        files: how many there are.
+        lines: how many lines each of them has.
+        seed, malformed, repeat_keys: as for `log_lines`; repeated devices may be in another file.
+
+    Raises:
+        OSError: the directory can't be written.
+
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = log_lines(seed, malformed=malformed, repeat_keys=repeat_keys)
@@ -118,7 +132,7 @@ def write_logs(
 
 
 def main() -> None:
-    """Write the logs that the command line asks for and print their paths."""
+    """Write logs as the command line says and print their paths."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--directory", type=Path, required=True, help="where the files go")
     parser.add_argument("--files", type=int, required=True, help="how many files to write, one for each minute")
@@ -130,7 +144,7 @@ def main() -> None:
         type=float,
         default=0.0,
         metavar="FRACTION",
-        help="share of lines that repeat a device",
+        help="share of lines about a device of an earlier line",
     )
     for path in write_logs(**vars(parser.parse_args())):
         print(path)

@@ -1,4 +1,4 @@
-"""Real memcached servers as local processes, for the demonstration, the tests and the benchmarks."""
+"""Real memcached servers as local processes, for the demo, the tests and the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
 from memcload.records import DEVICE_TYPES
+
+# Set up for a load, as docs/operations.md says: a hash table for up to 1.5 million items, so that it does not grow
+# while it is filled (8 MB), and up to 200 requests of a connection at a time.
+LOAD_OPTIONS = ("-m", "1024", "-o", "hashpower=20", "-R", "200")
 
 # Below the ports that systems hand out to clients: a client that keeps connecting to a port of that range
 # while its server is down may end up connected to itself.
@@ -98,7 +102,7 @@ class MemcachedServer:
 
     def stop(self) -> None:
         """End the server, frozen or not, and wait until it is gone. Does nothing when it is already."""
-        # It has nothing to save, so that there's no gentler way to go.
+        # memcached has nothing to save: there is no gentler way to end it.
         self.kill()
 
     def kill(self) -> None:
@@ -145,15 +149,15 @@ class MemcachedServer:
             )
         host, _, place = self.address.partition(":")
         listen = ["-s", place] if host == "unix" else ["-l", host, "-p", place]
-        # memcached starts as root only when it is told who to be. Root again, not nobody: nobody couldn't
-        # make a socket in a directory of root's.
+        # As root, memcached starts only with -u. It stays root: another user could not make a socket in a
+        # directory of root's.
         user = ["-u", "root"] if os.geteuid() == 0 else []
-        with tempfile.TemporaryFile() as complaints:
-            # In a session of its own, Ctrl-C doesn't reach the server: who started it decides when it ends.
+        with tempfile.TemporaryFile() as errors:
+            # In a session of its own: Ctrl-C must not reach the server before the program that started it.
             self.process = subprocess.Popen(
                 [program, *listen, *user, *self._options],
                 stdout=subprocess.DEVNULL,
-                stderr=complaints,
+                stderr=errors,
                 start_new_session=True,
             )
             self._guard = _guard(self.process.pid)
@@ -163,15 +167,15 @@ class MemcachedServer:
                     time.sleep(0.01)
                     continue
                 self.kill()
-                complaints.seek(0)
-                complaint = complaints.read().decode(errors="replace").strip()
+                errors.seek(0)
+                message = errors.read().decode(errors="replace").strip()
                 taken = self.process.returncode == os.EX_OSERR
                 raise (_AddressTakenError if taken else ServerError)(
-                    f"memcached did not start at {self.address}: {complaint or 'no answer'}"
+                    f"memcached did not start at {self.address}: {message or 'no answer'}"
                 )
 
     def _answers(self) -> bool:
-        """Tell whether this very process answers, and not another that had the port before."""
+        """Return True if this very process answers, and not another that had the port before."""
         return server_pid(self.address) == self.process.pid
 
 
