@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.outside.loading import DEFAULT, PATIENCE, PROJECT, REFERENCE, Finished, Loader, run
+from tests.outside.loading import DEFAULT, PROJECT, REFERENCE, Finished, Loader, run
 from tests.outside.logs import names, numbered, write_gz
-from tests.outside.memcached import Servers, addresses, closed_port, contents
-from tests.outside.spec import TYPES, expected
-from tests.outside.test_metrics import samples
+from tests.outside.memcached import Servers, addresses, contents
+from tests.outside.spec import expected
 
 both_commands = pytest.mark.parametrize("loader", [REFERENCE, DEFAULT], ids=["reference", "parallel"])
 
@@ -122,96 +116,3 @@ def test_the_compiled_engine_needs_no_home_where_the_program_can_not_be_written(
     assert names(inbox) == [".a.tsv.gz", ".b.tsv.gz"]
     assert names(cache) != []
     assert took[1] < took[0] / 2  # compiled once
-
-
-# --- what is in deploy --------------------------------------------------------------------------
-
-DEPLOY = PROJECT / "deploy"
-
-
-def at_hand(text: str, directory: Path, servers: Servers) -> str:
-    """Return a file of deploy with this machine's places and servers in place of the installed ones."""
-    places = {
-        "/opt/memcload/.venv/bin/python": sys.executable,
-        "/opt/memcload": str(PROJECT),
-        "/var/spool/appsinstalled": str(directory / "inbox"),
-        "/var/log/memcload": str(directory),
-        "/var/lib/prometheus/node-exporter": str(directory),
-        **{f"127.0.0.1:{33013 + number}": servers[name].address for number, name in enumerate(TYPES)},
-    }
-    for installed, here in places.items():
-        text = text.replace(installed, here)
-    return text
-
-
-def settings_in(text: str) -> dict[str, str]:
-    """Return the variables that a crontab or an environment file sets."""
-    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
-
-
-def run_crontab(directory: Path, servers: Servers, **other: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the crontab's command as cron would. What it prints would be mailed."""
-    text = at_hand((DEPLOY / "memc-load.crontab").read_text(), directory, servers)
-    (command,) = re.findall(r"^(?:\S+ ){5}(.+)$", re.sub("(?m)^#.*$", "", text), re.MULTILINE)
-    assert "%" not in command
-    environ = {"PATH": "/usr/bin:/bin", **settings_in(text), **other}
-    return subprocess.run(
-        [environ["SHELL"], "-c", command],
-        env=environ,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-def test_the_crontab_loads_and_mails_only_what_went_wrong(tmp_path: Path, inbox: Path, servers: Servers) -> None:
-    write_gz(inbox / "a.tsv.gz", numbered(100))
-    good = run_crontab(tmp_path, servers)
-    assert (good.returncode, good.stdout, good.stderr) == (0, b"", b"")
-    assert (names(inbox), len(contents(servers))) == ([".a.tsv.gz"], 100)
-    assert names(tmp_path) == ["inbox", "memc_load.log", "memc_load.prom"]
-
-    write_gz(inbox / "b.tsv.gz", numbered(100))
-    with closed_port() as nowhere:
-        bad = run_crontab(tmp_path, servers, MEMC_LOAD_GAID=nowhere, MEMC_LOAD_RETRIES="0")
-    told = bad.stdout.decode().splitlines()
-    assert told[0] == "memc_load ended with exit code 1"
-    assert any(f"1 file is pending: run again once {nowhere} answers" in text for text in told)
-
-    descriptor = os.open(inbox, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        held = run_crontab(tmp_path, servers)
-    finally:
-        os.close(descriptor)
-    assert (held.returncode, held.stdout, held.stderr) == (0, b"", b"")
-
-    wrong = run_crontab(tmp_path, servers, MEMC_LOAD_TTL="soon")
-    assert b"MEMC_LOAD_TTL" in wrong.stderr
-    assert wrong.stdout.startswith(b"memc_load ended with exit code 2\n")
-
-
-def test_the_service_loads_what_its_environment_file_says(tmp_path: Path, inbox: Path, servers: Servers) -> None:
-    write_gz(inbox / "a.tsv.gz", numbered(100))
-    unit = settings_in((DEPLOY / "memc-load.service").read_text())
-    environ = settings_in(at_hand((DEPLOY / "memc-load.env").read_text(), tmp_path, servers))
-    assert unit["ExecStart"] == "/opt/memcload/.venv/bin/python /opt/memcload/memc_load_parallel.py"
-    assert unit["SuccessExitStatus"].split() == ["75", str(128 + signal.SIGTERM)]
-    for path in unit["ReadWritePaths"].split():
-        assert any(path in value for value in settings_in((DEPLOY / "memc-load.env").read_text()).values())
-    finished = run_bare(DEFAULT, environ)
-    assert finished.exit_code == 0
-    assert (names(inbox), len(contents(servers))) == ([".a.tsv.gz"], 100)
-
-
-def test_the_alerts_are_about_metrics_that_are_written(tmp_path: Path, inbox: Path, servers: Servers) -> None:
-    run_bare(DEFAULT, settings(tmp_path, servers))
-    told = {sample.name: {*sample.labels} for sample in samples(tmp_path / "memc_load.prom")}
-    rules = (DEPLOY / "alerts.yml").read_text()
-    used = re.findall(r"(memc_load_\w+)(?:\{(\w+)=)?", "".join(re.findall(r"expr:(?:.|\n)*?(?=for:|labels:)", rules)))
-    assert {name for name, _ in used} > {"memc_load_files", "memc_load_records"}
-    for name, label in used:
-        assert name in told
-        assert not label or label in told[name]
