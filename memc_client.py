@@ -90,7 +90,7 @@ class MemcacheClient:
             stop=lambda state: state.attempt_number > retries or self._cancel.is_set,
             wait=tenacity.wait_exponential_jitter(multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE),
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failure) and error.is_transient),
-            before_sleep=self._report_retry,
+            before_sleep=lambda state: self._report("retrying", str(state.outcome and state.outcome.exception())),
             sleep=self._sleep,
             reraise=True,
         )
@@ -143,12 +143,15 @@ class MemcacheClient:
         return self._retrying(lambda: self._look_up(lookup))
 
     def confirm(self) -> Identity:
-        """Ask the server who it is now, and return that. Raises ServerDown.
+        """Ask the server who it is now, and return that: what another identity acknowledged is lost. Raises ServerDown.
 
-        What was acknowledged under another identity is lost. A server that does not tell its statistics always has
-        the same one.
+        A server that does not tell its statistics always has the same identity.
         """
         return self._retrying(self._confirm)
+
+    def settings(self) -> dict[bytes, bytes]:
+        """Return the server's settings, none where it does not tell them. Raises ServerDown."""
+        return self._retrying(lambda: self._connected().settings() if self.server.detects_restarts else {})
 
     def close(self) -> None:
         """Close the connection, with a last look at the server's statistics. The next request opens a new one."""
@@ -201,9 +204,6 @@ class MemcacheClient:
 
     def _sleep(self, seconds: float) -> None:
         self._cancel.wait(seconds)
-
-    def _report_retry(self, state: tenacity.RetryCallState) -> None:
-        self._report("retrying", str(state.outcome and state.outcome.exception()))
 
     def _report(self, state: ServerState, cause: str = "") -> None:
         self._is_ok = state == "ok"

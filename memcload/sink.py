@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +30,10 @@ class Client(Protocol):
 
     def confirm(self) -> Identity:
         """Return who the server is now. Raises ServerDown."""
+        ...
+
+    def settings(self) -> Mapping[bytes, bytes]:
+        """Return the server's settings, none where it does not tell them. Raises ServerDown."""
         ...
 
     def close(self) -> None:

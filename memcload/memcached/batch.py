@@ -13,6 +13,7 @@ from memcload.memcached.protocol import (
     keys_of_meta_gets,
     meta_get,
     split_meta_set,
+    value_lengths_of,
     value_reply,
 )
 
@@ -78,6 +79,10 @@ class Lookup:
     def keys(self) -> list[bytes]:
         """Return the keys, in order."""
         return keys_of_meta_gets(self.requests)
+
+    def value_lengths(self) -> list[int]:
+        """Return how long the values should be, in order."""
+        return value_lengths_of(self.replies)
 
 
 def lookups(records: Iterable[tuple[bytes, bytes]]) -> Iterator[Lookup]:

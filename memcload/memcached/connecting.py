@@ -23,8 +23,8 @@ from pymemcache.exceptions import MemcacheServerError
 from memcload.cancel import Cancel
 from memcload.memcached.address import Endpoint, look_up, parse_address
 from memcload.memcached.deadline import Deadline
-from memcload.memcached.protocol import VERSION, Refusal, authentication
-from memcload.memcached.replies import OneLine, SetReplies, VersionReply
+from memcload.memcached.protocol import SETTINGS, VERSION, ErrorReply, Refusal, authentication
+from memcload.memcached.replies import OneLine, SetReplies, StatsReply, VersionReply
 from memcload.memcached.tls import Credentials, WrongPassword
 from memcload.memcached.transport import Buffer, Channel
 
@@ -68,6 +68,13 @@ class Connection:
         with contextlib.suppress(MemcacheServerError):  # after which pymemcache would rather close the connection
             self._client.set(key, value, expires, noreply=False)
         return exchange.refusals[0] if exchange.refusals else None
+
+    def settings(self) -> dict[bytes, bytes]:
+        """Return the server's settings, none where it does not tell them. Raises what Channel.exchange does."""
+        try:
+            return dict(self.channel.exchange([SETTINGS], StatsReply()))
+        except ErrorReply:
+            return {}
 
 
 def connect(address: str, settings: Settings) -> Connection:

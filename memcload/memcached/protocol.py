@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 END_OF_BATCH = b"mn\r\n"
 VERSION = b"version\r\n"
 STATS = b"stats\r\n"
+SETTINGS = b"stats settings\r\n"
 
 # A meta set as batches have it, but for a mode that does not exist and a time to live that is over: nothing is stored.
 # A server that takes the third word for the length of the value reads `mn` as that value and refuses the command.
@@ -69,6 +70,17 @@ def meta_get(key: bytes) -> bytes:
 def value_reply(value: bytes) -> bytes:
     """Return how a meta get is answered by a server that holds this value."""
     return b"VA %d\r\n%b\r\n" % (len(value), value)
+
+
+def value_lengths_of(replies: bytes) -> list[int]:
+    """Return the lengths of the values in value_reply() replies, in order."""
+    lengths = []
+    start = 0
+    while start < len(replies):
+        end = replies.index(b"\r\n", start)
+        lengths.append(int(replies[start + len(b"VA ") : end]))
+        start = end + 2 + lengths[-1] + 2
+    return lengths
 
 
 def keys_of_meta_gets(requests: bytes) -> list[bytes]:

@@ -259,9 +259,12 @@ class Server:
         """The `-o hashpower` that spares the server the growing of its hash table; None if it has not grown."""
         if not self._hash_table_has_grown:
             return None
-        return next(
-            (power for power in _HASH_POWERS if _ITEMS_PER_BUCKET * 2**power >= self.items), _HASH_POWERS.stop - 1
-        )
+        return hash_power_for(self.items)
+
+
+def hash_power_for(items: int) -> int:
+    """Return the smallest `-o hashpower` with which a server never grows its hash table for so many items."""
+    return next((power for power in _HASH_POWERS if _ITEMS_PER_BUCKET * 2**power >= items), _HASH_POWERS.stop - 1)
 
 
 def _worst(states: Collection[ServerState]) -> ServerState:
