@@ -108,8 +108,8 @@ def make_rendezvous_route(compile: Compile) -> Function:
             word = scramble(bytes_at(text, p, id_end))  # nothing left is 0, which changes nothing
             for k in range(nodes):
                 key_length = uint32(table[at + 2 * nodes + k] + length)
-                score = finish(uint32(uint32(table[_STATES + k] ^ word) ^ key_length))
-                highest = max(highest, int64(score) << 6 | table[at + 3 * nodes + k])  # of equal scores the last name
+                score: Any = int64(finish(uint32(uint32(table[_STATES + k] ^ word) ^ key_length)))
+                highest = max(highest, score << 6 | table[at + 3 * nodes + k])  # of equal scores the greatest name
             at += 4 * nodes
         return table[at + (highest & 63)]
 
