@@ -90,7 +90,10 @@ def xz_stream(text: bytes, draw: random.Random) -> bytes:
 def zst_frame(text: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.3:
         return struct.pack("<II", 0x184D2A50 + draw.randrange(16), 9) + b"skip this"
-    options = {zstd.CompressionParameter.checksum_flag: 1, zstd.CompressionParameter.compression_level: 3}
+    options: dict[int, int] = {
+        zstd.CompressionParameter.checksum_flag: 1,
+        zstd.CompressionParameter.compression_level: 3,
+    }
     compressor = zstd.ZstdCompressor(options=options)
     if draw.random() < 0.5:
         return compressor.compress(text, compressor.FLUSH_FRAME)
