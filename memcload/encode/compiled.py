@@ -20,19 +20,19 @@ _ITEM = array("i").itemsize
 
 
 def _row_records(length: int) -> int:
-    """Return the most records that texts of `length` bytes in all can have: each has a line of its own."""
-    return length // _SHORTEST_RECORD
+    """Return the most records that texts of `length` bytes in all can have, and one left unfinished."""
+    return length // _SHORTEST_RECORD + 1
 
 
 def _row_bytes(length: int, flags_length: int) -> int:
-    """Return the most bytes that the commands made of texts of `length` bytes in all can have.
+    """Return the most bytes of commands that are written for texts of `length` bytes in all.
 
     A record's line of n bytes becomes at most n + 26 + flags_length bytes: app ids grow by one byte in all (the last
     has no comma), the coordinates from 4 bytes to 18, and a command has 8 + 1 + 7 + 2 bytes beside its key, flags and
-    value, where the line has 7. The kernel may begin one record more and leave it unfinished. It writes prefixes and
-    flags in whole words, and a record that goes on overwrites the excess.
+    value, where the line has 7. Prefixes and flags are written in whole words: a record that goes on overwrites the
+    excess, and one that the kernel leaves unfinished lacks the coordinates, which are longer.
     """
-    return length + (_row_records(length) + 1) * (26 + flags_length) + WORD
+    return length + _row_records(length) * (26 + flags_length)
 
 
 class _Buffers:
@@ -43,12 +43,12 @@ class _Buffers:
 
     def __init__(self, partitions: int, length: int, flags_length: int, table: array[int]) -> None:
         self.length = length  # of the texts that fit
-        row_bytes = -(-_row_bytes(length, flags_length) // _ITEM) * _ITEM
-        row_records = _row_records(length) + 1
-        self.shape = Shape(partitions, row_bytes, row_records, len(table))
-        ends_at = partitions * row_bytes
-        lines_at = ends_at + partitions * row_records * _ITEM
-        self._memory = mmap.mmap(-1, lines_at + partitions * row_records * _ITEM)
+        self.row_bytes = -(-_row_bytes(length, flags_length) // _ITEM) * _ITEM  # so that what follows is aligned
+        self.row_records = _row_records(length)
+        self.shape = Shape(partitions, self.row_bytes, self.row_records, len(table))
+        ends_at = partitions * self.row_bytes
+        lines_at = ends_at + partitions * self.row_records * _ITEM
+        self._memory = mmap.mmap(-1, lines_at + partitions * self.row_records * _ITEM)
         self.bytes = memoryview(self._memory)
         self.ends = self.bytes[ends_at:lines_at].cast("i")
         self.lines = self.bytes[lines_at:].cast("i")
@@ -125,17 +125,20 @@ class CompiledEncoder:
 
     def _add(self, partition: int, command: bytes, line: int) -> None:
         row, buffers = self._rows[partition], self._buffers
-        start = partition * buffers.shape.row_bytes + row.length
+        start = partition * buffers.row_bytes + row.length
         buffers.bytes[start : start + len(command)] = command
         row.length += len(command)
-        place = partition * buffers.shape.row_records + row.count
+        place = partition * buffers.row_records + row.count
         buffers.ends[place] = row.length
         buffers.lines[place] = line
         row.count += 1
 
     def _batch(self, partition: int) -> Batch:
         row, buffers = self._rows[partition], self._buffers
-        start, place = partition * buffers.shape.row_bytes, partition * buffers.shape.row_records
-        ends = array("i", buffers.ends[place : place + row.count].tobytes())
-        lines = array("i", buffers.lines[place : place + row.count].tobytes())
-        return Batch(row.count, bytes(buffers.bytes[start : start + row.length]), ends, lines)
+        count, start, place = row.count, partition * buffers.row_bytes, partition * buffers.row_records
+        return Batch(
+            count,
+            buffers.bytes[start : start + row.length].tobytes(),
+            array("i", buffers.ends[place : place + count].tobytes()),
+            array("i", buffers.lines[place : place + count].tobytes()),
+        )

@@ -33,47 +33,30 @@ class Reply(Protocol[Event_co]):
         ...
 
 
-class _Lines:
-    """Cuts what is received into lines."""
-
-    def __init__(self) -> None:
-        self._begun = bytearray()  # a line whose end is not there yet
-
-    def add(self, data: bytes) -> list[bytes]:
-        """Return the lines that the data completes, without their ends."""
-        begun = self._begun
-        end = data.rfind(b"\n")
-        if end < 0:
-            begun += data
-            lines = []
-        else:
-            lines = (bytes(begun) + data[:end]).replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n")
-            begun[:] = data[end + 1 :]
-        if len(begun) > _MAX_LINE:
-            raise BadReply("answers with a line that does not end")
-        return lines
-
-    @property
-    def is_empty(self) -> bool:
-        """True if no line was begun."""
-        return not self._begun
-
-
 class _LineReply(Generic[Event_co]):
     """A reply that is made of lines."""
 
     def __init__(self) -> None:
-        self._lines = _Lines()
+        self._begun = bytearray()  # a line whose end is not there yet
         self.is_complete = False
 
     def receive(self, data: bytes) -> Sequence[Event_co]:
         """Take the next bytes; return the events that they complete."""
-        lines = self._lines.add(data)
         if self.is_complete and data:
             raise _too_many()
-        events = self._read(lines) if lines else ()
-        if self.is_complete and not self._lines.is_empty:
-            raise _too_many()
+        begun = self._begun
+        end = data.rfind(b"\n")
+        events: Sequence[Event_co] = ()
+        if end < 0:
+            begun += data
+        else:
+            text = bytes(begun) + data[:end]
+            begun[:] = data[end + 1 :]
+            events = self._read(text.replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n"))
+            if self.is_complete and begun:
+                raise _too_many()
+        if len(begun) > _MAX_LINE:
+            raise BadReply("answers with a line that does not end")
         return events
 
     def _read(self, lines: list[bytes]) -> Sequence[Event_co]:
@@ -81,33 +64,27 @@ class _LineReply(Generic[Event_co]):
         raise NotImplementedError
 
 
-class BatchReply(_LineReply[bytes]):
-    """The reply to `count` quiet meta sets and the command that ends them. Its events are the refusals, as lines.
+class BatchReply(_LineReply[int]):
+    """The reply to `count` quiet meta sets and the command that ends them. Its events are numbers of refusals.
 
-    Which records they are about is not in them: some of memcached's error lines do not name their key.
+    Which records they are about is not known: some of memcached's error lines do not name their key.
     """
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self._remaining = count
 
-    def receive(self, data: bytes) -> Sequence[bytes]:
-        """Take the next bytes; return the refusals that they complete."""
-        if data == b"MN\r\n" and not self.is_complete and self._lines.is_empty:
-            self.is_complete = True  # nearly always so
-            return ()
-        return super().receive(data)
-
-    def _read(self, lines: list[bytes]) -> list[bytes]:
+    def _read(self, lines: list[bytes]) -> list[int]:
+        refusals = len(lines)
         if b"MN" in lines:
-            if lines.index(b"MN") != len(lines) - 1:
+            refusals -= 1
+            if lines.index(b"MN") != refusals:
                 raise _too_many()
             self.is_complete = True
-            lines.pop()
-        self._remaining -= len(lines)
+        self._remaining -= refusals
         if self._remaining < 0:
             raise _too_many()
-        return lines
+        return [refusals] if refusals else []
 
 
 class SetReplies(_LineReply[Refusal]):

@@ -14,7 +14,7 @@ ServerState = Literal["ok", "retrying", "down"]
 _EVICTED = (b"evictions", b"extstore_objects_evicted", b"slab_reassign_evictions_nomem")
 _PROXY_STATS = b"proxy_"  # how memcached as a proxy calls some; those it tells are its own
 _ITEMS_PER_BUCKET = 1.5  # above which memcached doubles its hash table
-_HASH_POWERS = range(12, 33)  # that memcached takes
+_HASH_POWERS = range(13, 33)  # that memcached takes
 
 
 class ServerDown(Exception):

@@ -26,7 +26,7 @@ TLS_SEND_SIZE = 15_500
 _READ_SIZE = 1 << 16
 _WAIT_AT_MOST = 0.05  # seconds; a run that is cancelled shortens deadlines
 _MAX_BUFFERS = 512  # that are sent at once; Linux and macOS take 1024
-_MAX_QUEUED = 1 << 20  # bytes of buffers that are made before they can be sent
+_MAX_QUEUED = 1 << 21  # bytes of buffers that are made before they can be sent
 
 
 class Closed(ConnectionError):

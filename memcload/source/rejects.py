@@ -55,7 +55,11 @@ class Rejects:
         temporary = self._spill()
         os.chmod(temporary, stat.S_IMODE(like.st_mode) & 0o666)
         target = claim_name(self._path, ".rejects.tsv")
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            os.unlink(target)
+            raise
         self._temporary = None
         self._kept = 0
         return target

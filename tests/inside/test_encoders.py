@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memcload import records
-from memcload.encode import layout
+from memcload.encode import compiled, layout
 from memcload.encode.choice import choose_encoder
 from memcload.encode.compiled import CompiledEncoder
 from memcload.encode.encoder import Encoder, PythonEncoder
@@ -248,6 +248,13 @@ def test_a_rule_that_changes_reaches_a_kernel_that_is_there(
     monkeypatch.setattr(layout, rule, value)
     monkeypatch.setattr(records, "_DEVICE_ID", re.compile(rb"[\x21-\x7e]{1,%d}" % (records.MAX_KEY_LENGTH - 5)))
     assert compiled_encoder(ONE).encode([text]) == PythonEncoder(ONE, 0).encode([text]) != before
+
+
+def test_an_index_out_of_bounds_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"idfa\tx\t0\t0\t1\n" * 1000
+    monkeypatch.setattr(compiled, "_row_bytes", lambda length, flags_length: length + length // 2)
+    with pytest.raises(IndexError):
+        checked_encoder(ONE).encode([text])
 
 
 @routers
