@@ -29,6 +29,8 @@ _Result = TypeVar("_Result")
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
 _FAILURES = (OSError, MemcacheError)
+_ITEM_OVERHEAD = 59  # bytes that memcached counts beside key and value: the item's header, two line ends and a zero
+_SMALLEST_ITEM_SIZE_MAX = 1024  # bytes; memcached takes no less for `-I`
 _ANSWERED_BATCH = 256  # sets that wait for their replies together; these fit any socket's buffer
 
 
@@ -144,10 +146,13 @@ class Refusal(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A record that the server does not hold as it should. `position` counts the records asked for from 0."""
+    """A record that the server does not hold as it should. `position` counts the records asked for from 0.
+
+    It is `too_large` where it is missing and the server would have refused it.
+    """
 
     position: int
-    kind: Literal["missing", "different"]
+    kind: Literal["missing", "different", "too_large"]
 
 
 def _cause(error: BaseException) -> str:
@@ -210,6 +215,7 @@ class MemcacheClient:
         self._speaks_meta = True
         self._identity: object = None  # of the server process that was last written to
         self._evictions_seen = 0
+        self._item_size_max: int | None = None  # bytes, as the server told it
 
     def set(self, key: bytes, value: bytes) -> Refusal | None:
         """Store one record and wait for the reply; return the server's refusal, if any.
@@ -445,12 +451,29 @@ class MemcacheClient:
         reply = self._request(requests, is_whole)
         if reply == inquiry.replies:  # which is nearly always so: then nothing has to be taken apart
             return []
-        pairs = zip(_values(reply, inquiry.count) or (), _values(inquiry.replies, inquiry.count) or (), strict=True)
-        return [
-            Difference(position, "missing" if held is None else "different")
-            for position, (held, wanted) in enumerate(pairs)
-            if held != wanted
-        ]
+        records = zip(
+            _values(reply, inquiry.count) or (),
+            _values(inquiry.replies, inquiry.count) or (),
+            inquiry.asked_keys(),
+            strict=True,
+        )
+        differences = []
+        for position, (held, wanted, key) in enumerate(records):
+            if held is None and wanted is not None and self._is_too_large(key, wanted):
+                differences.append(Difference(position, "too_large"))
+            elif held != wanted:
+                differences.append(Difference(position, "missing" if held is None else "different"))
+        return differences
+
+    def _is_too_large(self, key: bytes, value: bytes) -> bool:
+        """Return True if the server refuses the record for its size; it is asked where any server could."""
+        size = len(key) + len(value) + _ITEM_OVERHEAD
+        if size <= _SMALLEST_ITEM_SIZE_MAX:
+            return False
+        if self._item_size_max is None and self._connection is not None and self._tells_stats:
+            with contextlib.suppress(MemcacheUnknownCommandError, LookupError, TypeError, ValueError):
+                self._item_size_max = int(self._connection.stats("settings")[b"item_size_max"])
+        return self._item_size_max is not None and size > self._item_size_max
 
 
 def _values(reply: bytes, count: int) -> list[bytes | None] | None:

@@ -73,17 +73,13 @@ class ReferenceLoader:
 
     def _load_block(self, block: bytes) -> BlockResult:
         lines = block.split(b"\n")[:-1]
-        result = BlockResult(len(lines))
+        result = BlockResult(len(lines), self._run.options.only)
         for index, line in enumerate(lines):
             if self._run.is_stopped:
                 break
             record = result.read(index, line)
-            if record is None:
-                continue
-            if record.dev_type not in self._run.options.only:
-                result.tally.skipped += 1
-                continue
-            self._store(record, index, line, result)
+            if record is not None:
+                self._store(record, index, line, result)
         return result
 
     def _store(self, record: AppsInstalled, index: int, line: bytes, result: BlockResult) -> None:

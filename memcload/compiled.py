@@ -11,7 +11,7 @@ passes a `\n`, and _capacity() is the most that the lines of a block can grow to
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -269,7 +269,8 @@ def _inquire(commands: Bytes, position: int, count: int, requests: Bytes, replie
 class CompiledEncoder:
     """Encodes blocks with the kernel, into buffers that it keeps."""
 
-    def __init__(self, ttl: int) -> None:
+    def __init__(self, ttl: int, only: Sequence[str] = DEVICE_TYPES) -> None:
+        self._only = only
         self._flags = meta_set_flags(ttl)
         self._flag_bytes = np.frombuffer(self._flags, np.uint8)
         self._prefixes = np.array([list(meta_set_prefix(name)) for name in DEVICE_TYPES], np.uint8)
@@ -285,7 +286,7 @@ class CompiledEncoder:
         lengths = np.zeros(len(DEVICE_TYPES), np.int64)
         counts = np.zeros(len(DEVICE_TYPES), np.int64)
         lines = np.frombuffer(block, np.uint8)
-        result = BlockResult(0)
+        result = BlockResult(0, self._only)
         others = 0  # lines that are no records
         position = 0
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from memc_client import END_OF_BATCH, Batch, Inquiry, inquire, meta_set, meta_set_flags, split_batch
@@ -47,13 +47,14 @@ def encode_line(line: bytes, index: int, flags: bytes, result: BlockResult) -> t
 class PythonEncoder:
     """The encoder that needs nothing but Python, and shows what every other has to do."""
 
-    def __init__(self, ttl: int) -> None:
+    def __init__(self, ttl: int, only: Sequence[str] = DEVICE_TYPES) -> None:
         self._flags = meta_set_flags(ttl)
+        self._only = only
 
     def encode(self, block: bytes) -> EncodedBlock:
         """Encode a block of whole lines."""
         lines = block.split(b"\n")[:-1]
-        result = BlockResult(len(lines))
+        result = BlockResult(len(lines), self._only)
         commands: dict[str, list[bytes]] = {name: [] for name in DEVICE_TYPES}
         for index, line in enumerate(lines):
             encoded = encode_line(line, index, self._flags, result)

@@ -32,5 +32,5 @@ def choose_encoder(options: ParallelOptions) -> Callable[[], Encoder]:
         else:
             if (seconds := time.monotonic() - started) > 1:
                 LOG.info("Compiled the encoder in %.1f s, for this run and the next", seconds)
-            return lambda: CompiledEncoder(options.ttl)
-    return lambda: PythonEncoder(options.ttl)
+            return lambda: CompiledEncoder(options.ttl, options.only)
+    return lambda: PythonEncoder(options.ttl, options.only)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from memc_client import Refusal
 from memcload.records import (
+    DEVICE_TYPES,
     AppsInstalled,
     InvalidLine,
     Reason,
@@ -21,7 +23,7 @@ class Tally:
     """How many records of a block, a file or a run ended how. `stored` and `failed` are by device type.
 
     `partial` counts records some of whose app ids were dropped, `blank` the lines that are no records,
-    `skipped` the records of device types that are not to be loaded: these end in no other way.
+    `skipped` the lines of device types that are not to be loaded: these count nowhere else.
     """
 
     stored: Counter[str] = field(default_factory=Counter)
@@ -48,7 +50,7 @@ class Tally:
     @property
     def error_rate(self) -> float:
         """Rejected records as a fraction of all, 0 where there are none."""
-        return self.rejected.total() / (self.records + self.skipped) if self.records else 0.0
+        return self.rejected.total() / self.records if self.records else 0.0
 
 
 @dataclass(frozen=True, order=True)
@@ -64,23 +66,29 @@ class Reject:
 class BlockResult:
     """What became of one block of lines.
 
-    `complaints` are about failed records; `shown` are the log lines of all records, in a dry run.
+    `only` are the device types to load. `complaints` are about failed records; `shown` are the log lines of all
+    records, in a dry run.
     """
 
     lines: int
+    only: Sequence[str] = DEVICE_TYPES
     tally: Tally = field(default_factory=Tally)
     rejects: list[Reject] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
 
     def read(self, index: int, line: bytes) -> AppsInstalled | None:
-        """Parse one line of the block, without its `\\n`; return its record, or count why there is none.
+        """Parse one line of the block, without its `\\n`; return its record, or count why there is none to load.
 
         index: counts the lines of the block from 0
         """
         text = strip_line_ending(line)
         if is_blank(text):
             self.tally.blank += 1
+            return None
+        name = text.partition(b"\t")[0]
+        if any(name == other.encode() for other in DEVICE_TYPES if other not in self.only):
+            self.tally.skipped += 1
             return None
         try:
             record = parse_appsinstalled(text)

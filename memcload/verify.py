@@ -19,6 +19,7 @@ from memcload.pool import Block, WorkerPool
 from memcload.servers import Servers
 
 _CRC_RANGE = 1 << 32
+_MOST_KEPT = 100_000  # keys whose records are missing; when there are more, something is wrong anyway
 
 
 class _Compared(NamedTuple):
@@ -31,23 +32,48 @@ class _Compared(NamedTuple):
 
 @dataclass
 class _Findings:
-    """What is known of the records of one device type. `differing` are keys whose last record differs."""
+    """What is known of the records of one device type. `differing` are keys whose last record differs.
+
+    A record that is too large was rejected when it was loaded, and the server then dropped what it had held
+    under the key: earlier records of it are superseded, and not missing.
+    """
 
     checked: int = 0
     missing: int = 0
+    too_large: int = 0
+    dropped: int = 0
     mismatches: int = 0
     unanswered: int = 0
     differing: dict[bytes, str] = field(default_factory=dict)  # key → the file that it was last read in
+    missing_keys: dict[bytes, tuple[str, int]] = field(default_factory=dict)  # key → that file, and how many records
 
     @property
     def superseded(self) -> int:
         """Records that differ from what is held, because a later record of the key took its place."""
-        return self.mismatches - len(self.differing)
+        return self.mismatches - len(self.differing) + self.dropped
 
     @property
     def present(self) -> int:
         """Records that the server holds."""
-        return self.checked - self.missing - self.mismatches - self.unanswered
+        lacking = self.missing + self.too_large + self.dropped + self.mismatches
+        return self.checked - lacking - self.unanswered
+
+    def add(self, key: bytes, kind: str | None, path: str) -> None:
+        """Account for the next record that was read, of this key; `kind` is None where the server holds it."""
+        if kind == "missing":
+            self.missing += 1
+            if key in self.missing_keys or len(self.missing_keys) < _MOST_KEPT:
+                self.missing_keys[key] = path, self.missing_keys.get(key, ("", 0))[1] + 1
+        elif kind == "too_large":
+            self.too_large += 1
+            _, superseded = self.missing_keys.pop(key, ("", 0))
+            self.missing -= superseded
+            self.dropped += superseded
+        elif kind == "different":
+            self.mismatches += 1
+            self.differing[key] = path
+        else:
+            self.differing.pop(key, None)
 
 
 class Verifier:
@@ -143,24 +169,19 @@ class Verifier:
                 continue
             kinds = {difference.position: difference.kind for difference in differences}
             for position, key in enumerate(inquiry.asked_keys()):
-                kind = kinds.get(position)
-                if kind == "missing":
-                    found.missing += 1
-                    self._complaints.add(f"missing from {name}", f"missing: {key.decode()} of {path}")
-                elif kind == "different":
-                    found.mismatches += 1
-                    found.differing[key] = path
-                else:
-                    found.differing.pop(key, None)
+                found.add(key, kinds.get(position), path)
 
     def _report(self, seconds: float) -> None:
         for name, found in self._findings.items():
+            for key, (path, _) in found.missing_keys.items():
+                self._complaints.add(f"missing from {name}", f"missing: {key.decode()} of {path}")
             for key, path in found.differing.items():
                 self._complaints.add(f"different in {name}", f"different: {key.decode()} of {path}")
         self._complaints.summarize()
         for name, found in self._findings.items():
             LOG.info(
-                "%s %s: %d checked: %d present, %d superseded by later ones, %d missing, %d different, %d unanswered",
+                "%s %s: %d checked: %d present, %d superseded by later ones, %d missing, %d different, %d too large, "
+                "%d unanswered",
                 name,
                 self._servers.addresses[name],
                 found.checked,
@@ -168,6 +189,7 @@ class Verifier:
                 found.superseded,
                 found.missing,
                 len(found.differing),
+                found.too_large,
                 found.unanswered,
             )
         checked = sum(found.checked for found in self._findings.values())

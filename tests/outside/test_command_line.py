@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.outside.loading import LOG_LINE, PARALLEL, REFERENCE, Finished, Running, both_loaders, check_sums, run
+from tests.outside.loading import (
+    LOG_LINE,
+    PARALLEL,
+    REFERENCE,
+    Finished,
+    Loader,
+    Running,
+    both_loaders,
+    check_sums,
+    run,
+)
 from tests.outside.logs import line, make_old, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
 from tests.outside.spec import TYPES, expected
@@ -21,7 +31,7 @@ from tests.outside.spec import TYPES, expected
 
 
 @both_loaders
-def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(100))
     write_gz(tmp_path / "b.gz", numbered(98) + b"bad\n" * 2)
     write_gz(tmp_path / "c.gz", numbered(100, prefix="c"))
@@ -43,7 +53,7 @@ def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, l
 
 @both_loaders
 def test_repeated_complaints_are_cut_to_the_first_few_of_a_file_and_a_count(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     for name in ("a.gz", "b.gz"):
         write_gz(tmp_path / name, b"bad\n" * 100 + line(lat="nan") + numbered(10))
@@ -58,7 +68,7 @@ def test_repeated_complaints_are_cut_to_the_first_few_of_a_file_and_a_count(
 @both_loaders
 @pytest.mark.parametrize("options", [(), ("--dry",)], ids=["live", "dry"])
 def test_what_the_log_tells_about_a_file_stands_between_its_beginning_and_its_verdict(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], options: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader, options: Sequence[str]
 ) -> None:
     files = ["a", "b", "c", "d"]
     for name in files:
@@ -76,9 +86,7 @@ def test_what_the_log_tells_about_a_file_stands_between_its_beginning_and_its_ve
 
 
 @both_loaders
-def test_nothing_in_a_file_or_its_name_can_forge_the_log(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_nothing_in_a_file_or_its_name_can_forge_the_log(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     forged = "[2017.09.29 12:39:52] I Acceptable error rate (0.0). Successful load"
     write_gz(tmp_path / f"a\n{forged}", f"\r{forged}\x1b[2J\x85\u2028\r\n".encode() + b"\xff\xfe\x00")
     finished = run(loader, tmp_path / "*", *addresses(servers))
@@ -87,7 +95,7 @@ def test_nothing_in_a_file_or_its_name_can_forge_the_log(
 
 
 @both_loaders
-def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = tmp_path / "log"
     for name in ("a.gz", "b.gz"):
         write_gz(tmp_path / name, numbered(10))
@@ -102,7 +110,7 @@ def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Serve
 @both_loaders
 @pytest.mark.parametrize(("level", "letters"), [("debug", "DIWE"), ("info", "IWE"), ("warning", "WE"), ("error", "E")])
 def test_the_log_level_says_what_is_left_out(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], level: str, letters: str
+    tmp_path: Path, servers: Servers, loader: Loader, level: str, letters: str
 ) -> None:
     write_gz(tmp_path / "a.gz", numbered(10) + b"bad\n")  # information, a warning and, for the error rate, an error
     finished = run(loader, tmp_path / "*", *addresses(servers), "--log-level", level)
@@ -114,7 +122,7 @@ def test_the_log_level_says_what_is_left_out(
 
 
 @both_loaders
-def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader: Loader) -> None:
     sample = line("idfa", "e7e1a50c0ec2747ca56cd9e1558c0d7c", "67.7835424444", "-22.8044005471", "7942,8519,x,4232")
     write_gz(tmp_path / "a.gz", sample)
     write_gz(tmp_path / "b.gz", b"bad\n\n" + line("gaid", "a~b", "1e3", "-0", "0") + line("dvid", apps="1,1"))
@@ -139,7 +147,7 @@ def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader:
 
 
 @both_loaders
-def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Loader) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(1000) + line(apps="1,x") + b"bad\n\n")
     finished = run(loader, tmp_path / "*", "--dry", "--log-level", "info", "--report", "-")
     assert (finished.exit_code, finished.messages("D")) == (0, [])
@@ -152,7 +160,7 @@ def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Sequenc
 
 
 @both_loaders
-def test_a_dry_run_fails_where_a_load_would(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_fails_where_a_load_would(tmp_path: Path, loader: Loader) -> None:
     write_gz(tmp_path / "rate.gz", numbered(98) + b"bad\n" * 2)
     cut = (tmp_path / "rate.gz").read_bytes()[:-10]
     (tmp_path / "cut.gz").write_bytes(cut)
@@ -168,7 +176,7 @@ COUNTS = {"records", "stored", "rejected", "partial", "failed", "blank", "error_
 
 
 @both_loaders
-def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     logs = [
         write_gz(tmp_path / "a.gz", numbered(300) + b"bad\n" + line(apps="1,x")),
         write_gz(tmp_path / "b.gz", b"\n\n" + numbered(50)),
@@ -204,7 +212,7 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
 
 
 @both_loaders
-def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(10))
     finished = run(loader, tmp_path / "*", *addresses(servers), "--report", "-")
     assert json.loads(finished.output)["totals"]["stored"] == 10
@@ -212,9 +220,7 @@ def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Ser
 
 
 @both_loaders
-def test_a_report_that_can_not_be_written_fails_the_run(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_a_report_that_can_not_be_written_fails_the_run(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(10))
     report = tmp_path / "no-such-directory/report.json"
     finished = run(loader, tmp_path / "*", *addresses(servers), "--report", str(report))
@@ -227,7 +233,7 @@ def test_a_report_that_can_not_be_written_fails_the_run(
 
 @both_loaders
 @pytest.mark.parametrize("option", ["-t", "--test"])
-def test_the_round_trip_through_protobuf_needs_no_server(loader: Sequence[str], option: str) -> None:
+def test_the_round_trip_through_protobuf_needs_no_server(loader: Loader, option: str) -> None:
     assert run(loader, "no/such/file", option).exit_code == 0
 
 
@@ -265,7 +271,7 @@ WRONG_OF_PARALLEL = [
     [(REFERENCE, wrong) for wrong in WRONG[:4]] + [(PARALLEL[:1], wrong) for wrong in WRONG + WRONG_OF_PARALLEL],
     ids=lambda words: " ".join(words),
 )
-def test_wrong_usage_is_told_in_one_line(tmp_path: Path, loader: Sequence[str], wrong: Sequence[str]) -> None:
+def test_wrong_usage_is_told_in_one_line(tmp_path: Path, loader: Loader, wrong: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", numbered(10))
     with Running(loader, tmp_path / "*", *wrong) as running:
         finished = running.finish()
@@ -291,7 +297,7 @@ def long_log() -> bytes:
 @both_slowly
 @both_signals
 def test_a_signal_stops_the_load_in_good_order(
-    tmp_path: Path, servers: Servers, long_log: bytes, loader: Sequence[str], number: signal.Signals, exit_code: int
+    tmp_path: Path, servers: Servers, long_log: bytes, loader: Loader, number: signal.Signals, exit_code: int
 ) -> None:
     finished, report = load_until_signal(tmp_path, servers, long_log, loader, number)
     assert finished.exit_code == report["exit_code"] == exit_code
@@ -305,14 +311,14 @@ def test_a_signal_stops_the_load_in_good_order(
 
 @both_slowly
 def test_a_stopped_load_has_counted_everything_that_it_stored(
-    tmp_path: Path, servers: Servers, long_log: bytes, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, long_log: bytes, loader: Loader
 ) -> None:
     _, report = load_until_signal(tmp_path, servers, long_log, loader, signal.SIGTERM)
     assert report["totals"]["stored"] == len(contents(servers))  # no key comes twice
 
 
 def load_until_signal(
-    directory: Path, servers: Servers, long_log: bytes, loader: Sequence[str], number: signal.Signals
+    directory: Path, servers: Servers, long_log: bytes, loader: Loader, number: signal.Signals
 ) -> tuple[Finished, dict[str, Any]]:
     """Load three files, and send the signal in the middle of the second; return the report too."""
     write_gz(directory / "a.gz", numbered(100))
@@ -330,9 +336,7 @@ def load_until_signal(
 
 @both_loaders
 @both_signals
-def test_a_second_signal_stops_at_once(
-    tmp_path: Path, loader: Sequence[str], number: signal.Signals, exit_code: int
-) -> None:
+def test_a_second_signal_stops_at_once(tmp_path: Path, loader: Loader, number: signal.Signals, exit_code: int) -> None:
     write_gz(tmp_path / "a.gz", numbered(100))
     with silent_server() as (address, listening):
         options = [*everywhere(address), "--timeout", "600", "--retries", "100"]

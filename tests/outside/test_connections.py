@@ -9,6 +9,7 @@ import pytest
 
 from tests.outside.faults import (
     Blackhole,
+    BreaksInBatch,
     ClosesOnUnknown,
     Endless,
     Garble,
@@ -22,8 +23,8 @@ from tests.outside.faults import (
     late,
     reset,
 )
-from tests.outside.loading import Loader, engines_in_small_blocks, in_small_blocks
-from tests.outside.logs import Inbox, line, make_inbox
+from tests.outside.loading import DEFAULT, PARALLEL, Loader, engines_in_small_blocks, in_small_blocks
+from tests.outside.logs import Inbox, line, make_inbox, numbered
 from tests.outside.memcached import Servers, contents
 from tests.outside.proxy import Fault, FaultyProxy, NewFault
 from tests.outside.spec import TYPES, expected
@@ -127,6 +128,31 @@ def test_other_kinds_of_servers_are_loaded_just_the_same(
     assert_loaded(finished, inbox, servers)
     for device in finished.report["devices"].values():
         assert (device["retries"], device["restarts"]) == (0, 0)
+
+
+@pytest.mark.parametrize("loader", [PARALLEL, DEFAULT], ids=["python", "default"])
+def test_a_server_without_meta_commands_whose_connection_breaks_in_a_batch_gets_the_batch_again(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    inbox = make_inbox(tmp_path / "inbox", [numbered(600)])  # one block
+    with FaultyProxy(servers["idfa"].address, BreaksInBatch, faulty=2) as proxy:
+        finished = hurried_load(loader, inbox, servers, "--block-size", "1000000", idfa=proxy.address)
+    assert_loaded(finished, inbox, servers)
+    assert finished.device("idfa")["retries"] == 2
+
+
+@pytest.mark.xfail(strict=True, reason="a server without stats is taken as restarted when its connection breaks")
+@engines_in_small_blocks
+def test_a_proxy_without_stats_that_closes_connections_is_no_server_that_restarted(
+    inbox: Inbox, servers: Servers, loader: Loader
+) -> None:
+    class Closes(TellsNoStats, cut(MIDDLE)):  # type: ignore[misc]
+        pass
+
+    with FaultyProxy(servers["idfa"].address, Closes, faulty=2) as proxy:
+        finished = hurried_load(loader, inbox, servers, idfa=proxy.address)
+    assert_loaded(finished, inbox, servers)
+    assert (finished.device("idfa")["retries"], finished.device("idfa")["restarts"]) == (2, 0)
 
 
 @pytest.mark.parametrize("kind", [Fault, KnowsNoMeta, ClosesOnUnknown])
