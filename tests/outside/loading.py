@@ -80,6 +80,12 @@ class Finished:
         assert isinstance(device, dict)
         return device
 
+    def address(self, dev_type: str) -> str:
+        """Return the address of the only server of a device type, as the report has it."""
+        device = self.device(dev_type)
+        (server,) = device.get("servers", [device])
+        return str(server["address"])
+
 
 class Running:
     """A loader that runs as a process of its own. A context manager, which ends it.

@@ -21,6 +21,7 @@ from tests.outside.loading import (
     Running,
     both_loaders,
     check_sums,
+    load,
     run,
 )
 from tests.outside.logs import line, make_old, names, numbered, write_gz
@@ -59,10 +60,11 @@ def test_repeated_complaints_are_cut_to_the_first_few_of_a_file_and_a_count(
         write_gz(tmp_path / name, b"bad\n" * 100 + line(lat="nan") + numbered(10))
     messages = run(loader, tmp_path / "*", *addresses(servers)).messages("W")
     for name in ("a.gz", "b.gz"):
-        complaints = [text for text in messages if text.startswith(f"{tmp_path}/{name}:") and "columns" in text]
-        assert 1 <= len(complaints) <= 10
-        assert len([text for text in messages if f"{name}:101:" in text and "coordinates" in text]) == 1
-        assert f"{100 - len(complaints)} more: rejected for columns" in "\n".join(messages)
+        shown = [text for text in messages if text.startswith(f"{tmp_path}/{name}:") and "columns" in text]
+        assert len(shown) <= 3
+        assert f"{100 - len(shown)} more: rejected for columns" in "\n".join(messages)
+    assert len([text for text in messages if ":1: rejected for columns" in text]) >= 1
+    assert len([text for text in messages if ":101: rejected for coordinates" in text]) >= 1
 
 
 @both_loaders
@@ -186,14 +188,15 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
     with closed_port() as nowhere:
         options = [*addresses(servers, dvid=nowhere), "--retries", "1", "--report", str(path)]
         finished = run(loader, tmp_path / "*.gz", *options)
-    report = json.loads(path.read_bytes())
+    report = finished.report = json.loads(path.read_bytes())
     check_sums(report)
     assert report.keys() == {"exit_code", "dry", "seconds", "totals", "files", "devices"}
     assert (report["exit_code"], report["dry"]) == (finished.exit_code, False) == (1, False)
     assert report["totals"].keys() == COUNTS
-    assert [entry.keys() for entry in report["files"]] == [{"path", "status", "seconds"} | COUNTS] * 2
-    device_counts = {"address", "stored", "failed", "retries", "evictions", "restarts"}
-    assert {name: device.keys() for name, device in report["devices"].items()} == dict.fromkeys(TYPES, device_counts)
+    assert all(entry.keys() >= {"path", "status", "seconds"} | COUNTS for entry in report["files"])
+    device_counts = {"stored", "failed", "retries", "evictions", "restarts"}
+    assert list(report["devices"]) == list(TYPES)
+    assert all(device.keys() >= device_counts for device in report["devices"].values())
 
     for entry, log, name in zip(report["files"], logs, ("a.gz", "b.gz"), strict=True):
         result = expected(log)
@@ -202,13 +205,34 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
         assert {count: entry[count] for count in COUNTS} == counts
         assert (entry["path"], entry["status"]) == (str(tmp_path / name), "pending")
     devices = report["devices"]
-    assert [devices[name]["address"] for name in TYPES] == addresses(servers, dvid=nowhere)[1::2]
+    assert [finished.address(name) for name in TYPES] == addresses(servers, dvid=nowhere)[1::2]
     assert [devices[name]["failed"] for name in TYPES] == [0, 0, 0, expected(*logs).stored["dvid"]]
     assert [devices[name]["retries"] for name in TYPES[:3]] == [0, 0, 0]
     assert devices["dvid"]["retries"] >= 1
     assert {device[count] for device in devices.values() for count in ("evictions", "restarts")} == {0}
     assert report["seconds"] >= 0
     assert all(entry["seconds"] >= 0 for entry in report["files"])
+
+
+@pytest.mark.xfail(strict=True, reason="the report does not say why yet, nor what was renamed to what")
+@both_loaders
+def test_the_report_tells_why_a_file_is_pending_and_what_another_was_renamed_to(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    write_gz(tmp_path / "a.gz", numbered(8, types=["gaid"]))
+    (tmp_path / ".a.gz").write_bytes(b"of an earlier run")
+    write_gz(tmp_path / "b.gz", numbered(8))
+    with closed_port() as nowhere:
+        finished = load(loader, tmp_path / "*.gz", servers, "--retries", "0", idfa=nowhere)
+    done, pending = finished.file("a.gz"), finished.file("b.gz")
+    assert (done["status"], done["renamed_to"]) == ("done", str(tmp_path / ".a.gz.1"))
+    assert finished.says(str(tmp_path / ".a.gz.1"), "I")
+    assert (pending["status"], pending["renamed_to"]) == ("pending", None)
+    assert nowhere in pending["detail"]
+    assert "refused" in pending["detail"].lower()
+    assert pending["reason"]
+    (server,) = finished.device("gaid")["servers"]
+    assert (server["address"], server["stored"], server["detects_restarts"]) == (servers["gaid"].address, 10, True)
 
 
 @both_loaders
@@ -224,7 +248,8 @@ def test_a_report_that_can_not_be_written_fails_the_run(tmp_path: Path, servers:
     write_gz(tmp_path / "a.gz", numbered(10))
     report = tmp_path / "no-such-directory/report.json"
     finished = run(loader, tmp_path / "*", *addresses(servers), "--report", str(report))
-    assert finished.exit_code != 0
+    assert finished.exit_code == 1
+    assert names(tmp_path) == [".a.gz"]  # it is loaded all the same
     assert [text for text in finished.messages("E") if str(report) in text] != []
 
 

@@ -163,7 +163,7 @@ def test_a_file_with_failed_records_stays_pending_and_so_do_all_later_ones(
     assert names(tmp_path) == [".a.tsv.gz", "b.tsv.gz", "c.tsv.gz", "d.tsv.gz"]
     assert [finished.file(name)["failed"] for name in logs] == [0, 26, 0, 14]
     assert finished.report["devices"]["idfa"]["failed"] == 40
-    assert finished.report["devices"]["idfa"]["address"] == nowhere
+    assert finished.address("idfa") == nowhere
     assert contents(servers) == {key: item for key, item in everything.items() if not key.startswith(b"idfa")}
 
     finished = load(loader, tmp_path / "*", servers)

@@ -248,7 +248,7 @@ def test_a_server_may_listen_on_a_unix_socket(tmp_path: Path, servers: Servers, 
         finished = load(loader, tmp_path / "*.tsv.gz", servers, idfa=server.address)
         with server.client() as client:
             assert client.get("idfa:a") == expected(line(dev_id="a")).items[b"idfa:a"].value
-    assert finished.report["devices"]["idfa"]["address"] == f"unix:{tmp_path}/socket"
+    assert finished.address("idfa") == f"unix:{tmp_path}/socket"
     assert finished.exit_code == 0
     assert contents(servers) == {}
 

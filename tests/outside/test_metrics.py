@@ -25,8 +25,12 @@ Metrics = Mapping[tuple[str, str], float]
 
 
 def read(path: Path) -> Metrics:
-    """Return each value by its name and the values of its labels."""
-    return {(sample.name, "/".join(sample.labels.values())): sample.value for sample in samples(path)}
+    """Return each value by its name and the values of its labels, but for addresses: a device type has one server."""
+    return {(sample.name, "/".join(labels(sample))): sample.value for sample in samples(path)}
+
+
+def labels(sample: Sample) -> list[str]:
+    return [value for label, value in sample.labels.items() if label not in ("address", "server")]
 
 
 def samples(path: Path) -> Iterator[Sample]:
