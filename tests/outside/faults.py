@@ -140,6 +140,13 @@ class Garble(Fault):
         yield bytes(byte if byte in b"\r\n" else self.rng.randrange(0x21, 0x100) for byte in data)
 
 
+class Misspelled(Fault):
+    """Replies to what was stored look like those of a server, and are not quite: never is one taken for another."""
+
+    def reply(self, data: bytes) -> Iterator[bytes]:
+        yield data.replace(b"MN\r\n", b"NM\r\n").replace(b"STORED\r\n", b"STORE\r\n")
+
+
 class HalfReply(Fault):
     """The reply to a batch is cut in half, and the connection closed. Others pass, or none would get that far."""
 
@@ -255,3 +262,16 @@ class TellsNoStats(Fault):
 
     def request(self, data: bytes) -> Iterator[bytes]:
         yield b"unknown\r\n" if data == b"stats\r\n" else data
+
+
+class TellsNoStatsAndCloses(TellsNoStats):
+    """Such a proxy that closes a connection after some requests."""
+
+    passed = 0
+
+    def request(self, data: bytes) -> Iterator[bytes]:
+        for piece in super().request(data):
+            self.passed += len(piece)
+            if self.passed > 3000:
+                raise Cut
+            yield piece

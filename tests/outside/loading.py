@@ -7,6 +7,7 @@ loads into real servers and reads the report. `run` needs no servers. `Running` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,10 +28,10 @@ import pytest
 from tests.outside.memcached import Servers, addresses
 
 PROJECT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0  # seconds for a loader to end, or to log what is waited for
+PATIENCE = 60.0  # seconds for a loader to end, or to log what is waited for
 WRONG_USAGE = 2
 
-Loader = Sequence[str]
+Loader = tuple[str, ...]
 REFERENCE: Loader = ("memc_load.py",)
 PARALLEL: Loader = ("memc_load_parallel.py", "--engine", "python", "--workers", "2", "--block-size", "1000")
 DEFAULT: Loader = ("memc_load_parallel.py",)  # as it comes, with the engine that it finds
@@ -79,6 +80,12 @@ class Finished:
         assert isinstance(device, dict)
         return device
 
+    def address(self, dev_type: str) -> str:
+        """Return the address of the only server of a device type, as the report has it."""
+        device = self.device(dev_type)
+        (server,) = device.get("servers", [device])
+        return str(server["address"])
+
 
 class Running:
     """A loader that runs as a process of its own. A context manager, which ends it.
@@ -107,6 +114,7 @@ class Running:
             stderr=subprocess.PIPE,
             cwd=directory,
             env=own_environ() if environ is None else environ,
+            start_new_session=True,  # so that what a prefix started is killed with it
         )
         self._log: list[str] = []
         self._output = b""
@@ -121,7 +129,8 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._collect()
 
     def _collect(self) -> int:

@@ -49,6 +49,14 @@ def write_gz(path: Path, content: bytes) -> bytes:
     return content
 
 
+def write_repeated(path: Path, content: bytes, *, times: int) -> None:
+    """Write a gzip file of equal members: a large log in a small file."""
+    member = gzip.compress(content, 9)
+    with path.open("wb") as file:
+        for _ in range(times):
+            file.write(member)
+
+
 def names(directory: Path) -> list[str]:
     """Return the names in a directory, sorted."""
     return sorted(os.listdir(directory))

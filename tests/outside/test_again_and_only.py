@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outside.loading import PARALLEL, REFERENCE, all_loaders, both_loaders, load, run
+from tests.outside.loading import PARALLEL, REFERENCE, Loader, all_loaders, both_loaders, load, run
 from tests.outside.logs import line, make_old, names, numbered, write_gz
 from tests.outside.memcached import Servers, closed_port, contents
 from tests.outside.spec import TYPES, expected
@@ -26,7 +26,7 @@ def restart_cold(servers: Servers) -> None:
 
 @all_loaders
 def test_a_cold_cache_is_refilled_from_done_files_and_new_ones(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     paths = write_logs(tmp_path, files=4, lines=300, seed=5, malformed=0.005, repeat_keys=0.6)
     logs = [gzip.decompress(path.read_bytes()) for path in paths]
@@ -48,7 +48,7 @@ def test_a_cold_cache_is_refilled_from_done_files_and_new_ones(
 
 @all_loaders
 def test_files_of_one_name_are_loaded_in_the_order_in_which_they_came(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     came = [".a.gz", *(f".a.gz.{number}" for number in range(1, 12)), "a.gz", ".b.gz"]
     for number, name in enumerate(came):
@@ -62,7 +62,7 @@ def test_files_of_one_name_are_loaded_in_the_order_in_which_they_came(
 
 
 @both_loaders
-def test_done_files_keep_their_names_and_times(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_done_files_keep_their_names_and_times(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     for name in (".a.gz", ".a.gz.1", ".b.gz"):
         write_gz(tmp_path / name, numbered(150) + b"rejected\n")
         make_old(tmp_path / name)
@@ -72,7 +72,7 @@ def test_done_files_keep_their_names_and_times(tmp_path: Path, servers: Servers,
 
 
 @both_loaders
-def test_what_else_begins_with_a_dot_is_not_loaded(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_what_else_begins_with_a_dot_is_not_loaded(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     others = [
         ".a.gz.damaged",
         ".a.gz.damaged.1",
@@ -91,9 +91,7 @@ def test_what_else_begins_with_a_dot_is_not_loaded(tmp_path: Path, servers: Serv
 
 
 @both_loaders
-def test_only_done_files_whose_name_had_matched_are_loaded(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_only_done_files_whose_name_had_matched_are_loaded(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     for name in (".20170929.tsv.gz", ".20170930.tsv.gz", ".20170930.tsv.gz.1", ".notes"):
         write_gz(tmp_path / name, line(dev_id=name))
     finished = load(loader, tmp_path / "20170930*.tsv.gz", servers, "--again")
@@ -101,7 +99,7 @@ def test_only_done_files_whose_name_had_matched_are_loaded(
 
 
 @both_loaders
-def test_without_it_no_done_file_is_loaded(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_without_it_no_done_file_is_loaded(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / ".a.gz", numbered(8))
     for pattern in ("*", ".*", ".a.gz"):
         assert load(loader, tmp_path / pattern, servers).report["files"] == []
@@ -110,7 +108,7 @@ def test_without_it_no_done_file_is_loaded(tmp_path: Path, servers: Servers, loa
 
 @both_loaders
 def test_a_refill_that_fails_holds_back_new_files_and_says_how_to_go_on(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     write_gz(tmp_path / ".a.gz", numbered(8))
     write_gz(tmp_path / "b.gz", numbered(8))
@@ -126,7 +124,7 @@ def test_a_refill_that_fails_holds_back_new_files_and_says_how_to_go_on(
 
 
 @all_loaders
-def test_only_the_device_types_asked_for_are_loaded(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_only_the_device_types_asked_for_are_loaded(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(400))
 
     finished = load(loader, tmp_path / "*", servers, "--only", "gaid,idfa")
@@ -145,7 +143,7 @@ def test_only_the_device_types_asked_for_are_loaded(tmp_path: Path, servers: Ser
 
 
 @both_loaders
-def test_servers_of_the_other_types_need_not_be_there(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_servers_of_the_other_types_need_not_be_there(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(40))
     with closed_port() as nowhere:
         finished = load(loader, tmp_path / "*", servers, "--only", "idfa", gaid=nowhere, adid=nowhere, dvid=nowhere)
@@ -154,7 +152,7 @@ def test_servers_of_the_other_types_need_not_be_there(tmp_path: Path, servers: S
 
 
 @all_loaders
-def test_the_rest_can_follow_and_then_the_file_is_done(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_rest_can_follow_and_then_the_file_is_done(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(400))
     load(loader, tmp_path / "*", servers, "--only", "idfa,gaid")
     load(loader, tmp_path / "*", servers, "--only", "adid,dvid")
@@ -165,16 +163,14 @@ def test_the_rest_can_follow_and_then_the_file_is_done(tmp_path: Path, servers: 
 
 
 @both_loaders
-def test_all_types_are_as_good_as_none_named(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_all_types_are_as_good_as_none_named(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(40))
     assert load(loader, tmp_path / "*", servers, "--only", "dvid,adid,gaid,idfa").exit_code == 0
     assert names(tmp_path) == [".a.gz"]
 
 
 @both_loaders
-def test_one_server_that_restarted_cold_is_refilled_alone(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_one_server_that_restarted_cold_is_refilled_alone(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(400))
     load(loader, tmp_path / "*.gz", servers)
     servers["adid"].restart()
@@ -188,9 +184,46 @@ def test_one_server_that_restarted_cold_is_refilled_alone(
     assert names(tmp_path) == [".a.gz"]
 
 
+@all_loaders
+@pytest.mark.parametrize("limit", ["0.19", "0.2"])
+def test_the_error_rate_is_that_of_the_records_that_were_asked_for(
+    tmp_path: Path, servers: Servers, loader: Loader, limit: str
+) -> None:
+    """Lines of other types are skipped, valid or not; a line that cannot be told to be of one is rejected as ever."""
+    log = (
+        numbered(8, types=["idfa"])
+        + line("idfa", "wrong", lat="nan")
+        + b"no type\n"
+        + numbered(50, types=["gaid", "adid"])
+        + line("gaid", "wrong", lat="nan")
+        + line("dvid", "partial", apps="1,x")
+        + b"adid\tcolumns\n"
+        + b"dvid\n"
+    )
+    write_gz(tmp_path / "a.gz", log)
+    finished = load(loader, tmp_path / "*.gz", servers, "--only", "idfa", "--max-error-rate", limit)
+    counts = {name: finished.file("a.gz")[name] for name in expected().counts()}
+    assert counts == {
+        **expected(b"".join(log.splitlines(keepends=True)[:10])).counts(),
+        "rejected": {"coordinates": 1, "columns": 1},
+    }
+    assert counts["error_rate"] == 0.2
+    assert finished.exit_code == (1 if limit == "0.19" else 0)
+    assert contents(servers) == expected(numbered(8, types=["idfa"])).items
+
+
+@both_loaders
+def test_a_dry_run_saves_the_rejected_lines_of_the_types_asked_for(tmp_path: Path, loader: Loader) -> None:
+    (tmp_path / "rejects").mkdir()
+    write_gz(tmp_path / "a.gz", b"gaid\t1\n" + b"idfa\t1\n" + b"x\n")
+    options = ("--dry", "--only", "idfa", "--rejects", str(tmp_path / "rejects"), "--log-level", "info")
+    run(loader, tmp_path / "*.gz", *options)
+    assert (tmp_path / "rejects/.a.gz.rejects.tsv").read_bytes() == b"2\tcolumns\tidfa\t1\n3\tcolumns\tx\n"
+
+
 @both_loaders
 @pytest.mark.parametrize("wrong", ["", "idfa,", "ifda", "IDFA", "idfa gaid", "idfa, gaid"])
-def test_a_wrong_device_type_is_wrong_usage(tmp_path: Path, loader: Sequence[str], wrong: str) -> None:
+def test_a_wrong_device_type_is_wrong_usage(tmp_path: Path, loader: Loader, wrong: str) -> None:
     write_gz(tmp_path / "a.gz", numbered(4))
     assert run(loader, tmp_path / "*", "--only", wrong).exit_code == 2
     assert names(tmp_path) == ["a.gz"]
@@ -203,7 +236,7 @@ def test_a_wrong_device_type_is_wrong_usage(tmp_path: Path, loader: Sequence[str
         pytest.param(PARALLEL, id="parallel"),
     ],
 )
-def test_a_dry_run_of_some_types_shows_only_these(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_of_some_types_shows_only_these(tmp_path: Path, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(8))
     shown = run(loader, tmp_path / "*", "--dry", "--only", "dvid").messages("D")
     assert [message.split(" - ")[1].split(" ")[0] for message in shown] == ["dvid:device3", "dvid:device7"]
@@ -218,7 +251,7 @@ def test_a_dry_run_of_some_types_shows_only_these(tmp_path: Path, loader: Sequen
     [("a.gz", ("--only", "idfa")), (".a.gz", ("--again",)), (".a.gz", ("--again", "--only", "idfa"))],
 )
 def test_damage_is_told_even_of_a_file_that_keeps_its_name(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], name: str, options: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader, name: str, options: Sequence[str]
 ) -> None:
     whole = gzip.compress(numbered(400))
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])

@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.outside.loading import LOG_LINE, PARALLEL, REFERENCE, Finished, Running, both_loaders, check_sums, run
+from tests.outside.loading import (
+    LOG_LINE,
+    PARALLEL,
+    REFERENCE,
+    Finished,
+    Loader,
+    Running,
+    both_loaders,
+    check_sums,
+    load,
+    run,
+)
 from tests.outside.logs import line, make_old, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
 from tests.outside.spec import TYPES, expected
@@ -21,7 +32,7 @@ from tests.outside.spec import TYPES, expected
 
 
 @both_loaders
-def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(100))
     write_gz(tmp_path / "b.gz", numbered(98) + b"bad\n" * 2)
     write_gz(tmp_path / "c.gz", numbered(100, prefix="c"))
@@ -43,22 +54,23 @@ def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, l
 
 @both_loaders
 def test_repeated_complaints_are_cut_to_the_first_few_of_a_file_and_a_count(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     for name in ("a.gz", "b.gz"):
         write_gz(tmp_path / name, b"bad\n" * 100 + line(lat="nan") + numbered(10))
     messages = run(loader, tmp_path / "*", *addresses(servers)).messages("W")
     for name in ("a.gz", "b.gz"):
-        complaints = [text for text in messages if text.startswith(f"{tmp_path}/{name}:") and "columns" in text]
-        assert 1 <= len(complaints) <= 10
-        assert len([text for text in messages if f"{name}:101:" in text and "coordinates" in text]) == 1
-        assert f"{100 - len(complaints)} more: rejected for columns" in "\n".join(messages)
+        shown = [text for text in messages if text.startswith(f"{tmp_path}/{name}:") and "columns" in text]
+        assert len(shown) <= 3
+        assert f"{100 - len(shown)} more: rejected for columns" in "\n".join(messages)
+    assert len([text for text in messages if ":1: rejected for columns" in text]) >= 1
+    assert len([text for text in messages if ":101: rejected for coordinates" in text]) >= 1
 
 
 @both_loaders
 @pytest.mark.parametrize("options", [(), ("--dry",)], ids=["live", "dry"])
 def test_what_the_log_tells_about_a_file_stands_between_its_beginning_and_its_verdict(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], options: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader, options: Sequence[str]
 ) -> None:
     files = ["a", "b", "c", "d"]
     for name in files:
@@ -76,9 +88,7 @@ def test_what_the_log_tells_about_a_file_stands_between_its_beginning_and_its_ve
 
 
 @both_loaders
-def test_nothing_in_a_file_or_its_name_can_forge_the_log(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_nothing_in_a_file_or_its_name_can_forge_the_log(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     forged = "[2017.09.29 12:39:52] I Acceptable error rate (0.0). Successful load"
     write_gz(tmp_path / f"a\n{forged}", f"\r{forged}\x1b[2J\x85\u2028\r\n".encode() + b"\xff\xfe\x00")
     finished = run(loader, tmp_path / "*", *addresses(servers))
@@ -87,7 +97,7 @@ def test_nothing_in_a_file_or_its_name_can_forge_the_log(
 
 
 @both_loaders
-def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = tmp_path / "log"
     for name in ("a.gz", "b.gz"):
         write_gz(tmp_path / name, numbered(10))
@@ -102,7 +112,7 @@ def test_the_log_may_go_to_a_file_and_is_appended(tmp_path: Path, servers: Serve
 @both_loaders
 @pytest.mark.parametrize(("level", "letters"), [("debug", "DIWE"), ("info", "IWE"), ("warning", "WE"), ("error", "E")])
 def test_the_log_level_says_what_is_left_out(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], level: str, letters: str
+    tmp_path: Path, servers: Servers, loader: Loader, level: str, letters: str
 ) -> None:
     write_gz(tmp_path / "a.gz", numbered(10) + b"bad\n")  # information, a warning and, for the error rate, an error
     finished = run(loader, tmp_path / "*", *addresses(servers), "--log-level", level)
@@ -114,7 +124,7 @@ def test_the_log_level_says_what_is_left_out(
 
 
 @both_loaders
-def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader: Loader) -> None:
     sample = line("idfa", "e7e1a50c0ec2747ca56cd9e1558c0d7c", "67.7835424444", "-22.8044005471", "7942,8519,x,4232")
     write_gz(tmp_path / "a.gz", sample)
     write_gz(tmp_path / "b.gz", b"bad\n\n" + line("gaid", "a~b", "1e3", "-0", "0") + line("dvid", apps="1,1"))
@@ -139,7 +149,7 @@ def test_a_dry_run_shows_each_record_and_touches_nothing(tmp_path: Path, loader:
 
 
 @both_loaders
-def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Loader) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(1000) + line(apps="1,x") + b"bad\n\n")
     finished = run(loader, tmp_path / "*", "--dry", "--log-level", "info", "--report", "-")
     assert (finished.exit_code, finished.messages("D")) == (0, [])
@@ -152,7 +162,7 @@ def test_a_dry_run_without_the_records_validates(tmp_path: Path, loader: Sequenc
 
 
 @both_loaders
-def test_a_dry_run_fails_where_a_load_would(tmp_path: Path, loader: Sequence[str]) -> None:
+def test_a_dry_run_fails_where_a_load_would(tmp_path: Path, loader: Loader) -> None:
     write_gz(tmp_path / "rate.gz", numbered(98) + b"bad\n" * 2)
     cut = (tmp_path / "rate.gz").read_bytes()[:-10]
     (tmp_path / "cut.gz").write_bytes(cut)
@@ -168,7 +178,7 @@ COUNTS = {"records", "stored", "rejected", "partial", "failed", "blank", "error_
 
 
 @both_loaders
-def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     logs = [
         write_gz(tmp_path / "a.gz", numbered(300) + b"bad\n" + line(apps="1,x")),
         write_gz(tmp_path / "b.gz", b"\n\n" + numbered(50)),
@@ -178,14 +188,15 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
     with closed_port() as nowhere:
         options = [*addresses(servers, dvid=nowhere), "--retries", "1", "--report", str(path)]
         finished = run(loader, tmp_path / "*.gz", *options)
-    report = json.loads(path.read_bytes())
+    report = finished.report = json.loads(path.read_bytes())
     check_sums(report)
     assert report.keys() == {"exit_code", "dry", "seconds", "totals", "files", "devices"}
     assert (report["exit_code"], report["dry"]) == (finished.exit_code, False) == (1, False)
     assert report["totals"].keys() == COUNTS
-    assert [entry.keys() for entry in report["files"]] == [{"path", "status", "seconds"} | COUNTS] * 2
-    device_counts = {"address", "stored", "failed", "retries", "evictions", "restarts"}
-    assert {name: device.keys() for name, device in report["devices"].items()} == dict.fromkeys(TYPES, device_counts)
+    assert all(entry.keys() >= {"path", "status", "seconds"} | COUNTS for entry in report["files"])
+    device_counts = {"stored", "failed", "retries", "evictions", "restarts"}
+    assert list(report["devices"]) == list(TYPES)
+    assert all(device.keys() >= device_counts for device in report["devices"].values())
 
     for entry, log, name in zip(report["files"], logs, ("a.gz", "b.gz"), strict=True):
         result = expected(log)
@@ -194,7 +205,7 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
         assert {count: entry[count] for count in COUNTS} == counts
         assert (entry["path"], entry["status"]) == (str(tmp_path / name), "pending")
     devices = report["devices"]
-    assert [devices[name]["address"] for name in TYPES] == addresses(servers, dvid=nowhere)[1::2]
+    assert [finished.address(name) for name in TYPES] == addresses(servers, dvid=nowhere)[1::2]
     assert [devices[name]["failed"] for name in TYPES] == [0, 0, 0, expected(*logs).stored["dvid"]]
     assert [devices[name]["retries"] for name in TYPES[:3]] == [0, 0, 0]
     assert devices["dvid"]["retries"] >= 1
@@ -203,8 +214,29 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
     assert all(entry["seconds"] >= 0 for entry in report["files"])
 
 
+@pytest.mark.xfail(strict=True, reason="the report does not say why yet, nor what was renamed to what")
 @both_loaders
-def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_report_tells_why_a_file_is_pending_and_what_another_was_renamed_to(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    write_gz(tmp_path / "a.gz", numbered(8, types=["gaid"]))
+    (tmp_path / ".a.gz").write_bytes(b"of an earlier run")
+    write_gz(tmp_path / "b.gz", numbered(8))
+    with closed_port() as nowhere:
+        finished = load(loader, tmp_path / "*.gz", servers, "--retries", "0", idfa=nowhere)
+    done, pending = finished.file("a.gz"), finished.file("b.gz")
+    assert (done["status"], done["renamed_to"]) == ("done", str(tmp_path / ".a.gz.1"))
+    assert finished.says(str(tmp_path / ".a.gz.1"), "I")
+    assert (pending["status"], pending["renamed_to"]) == ("pending", None)
+    assert nowhere in pending["detail"]
+    assert "refused" in pending["detail"].lower()
+    assert pending["reason"]
+    (server,) = finished.device("gaid")["servers"]
+    assert (server["address"], server["stored"], server["detects_restarts"]) == (servers["gaid"].address, 10, True)
+
+
+@both_loaders
+def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(10))
     finished = run(loader, tmp_path / "*", *addresses(servers), "--report", "-")
     assert json.loads(finished.output)["totals"]["stored"] == 10
@@ -212,13 +244,12 @@ def test_the_report_may_go_to_standard_output_alone(tmp_path: Path, servers: Ser
 
 
 @both_loaders
-def test_a_report_that_can_not_be_written_fails_the_run(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_a_report_that_can_not_be_written_fails_the_run(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(10))
     report = tmp_path / "no-such-directory/report.json"
     finished = run(loader, tmp_path / "*", *addresses(servers), "--report", str(report))
-    assert finished.exit_code != 0
+    assert finished.exit_code == 1
+    assert names(tmp_path) == [".a.gz"]  # it is loaded all the same
     assert [text for text in finished.messages("E") if str(report) in text] != []
 
 
@@ -227,7 +258,7 @@ def test_a_report_that_can_not_be_written_fails_the_run(
 
 @both_loaders
 @pytest.mark.parametrize("option", ["-t", "--test"])
-def test_the_round_trip_through_protobuf_needs_no_server(loader: Sequence[str], option: str) -> None:
+def test_the_round_trip_through_protobuf_needs_no_server(loader: Loader, option: str) -> None:
     assert run(loader, "no/such/file", option).exit_code == 0
 
 
@@ -265,7 +296,7 @@ WRONG_OF_PARALLEL = [
     [(REFERENCE, wrong) for wrong in WRONG[:4]] + [(PARALLEL[:1], wrong) for wrong in WRONG + WRONG_OF_PARALLEL],
     ids=lambda words: " ".join(words),
 )
-def test_wrong_usage_is_told_in_one_line(tmp_path: Path, loader: Sequence[str], wrong: Sequence[str]) -> None:
+def test_wrong_usage_is_told_in_one_line(tmp_path: Path, loader: Loader, wrong: Sequence[str]) -> None:
     write_gz(tmp_path / "a.gz", numbered(10))
     with Running(loader, tmp_path / "*", *wrong) as running:
         finished = running.finish()
@@ -291,7 +322,7 @@ def long_log() -> bytes:
 @both_slowly
 @both_signals
 def test_a_signal_stops_the_load_in_good_order(
-    tmp_path: Path, servers: Servers, long_log: bytes, loader: Sequence[str], number: signal.Signals, exit_code: int
+    tmp_path: Path, servers: Servers, long_log: bytes, loader: Loader, number: signal.Signals, exit_code: int
 ) -> None:
     finished, report = load_until_signal(tmp_path, servers, long_log, loader, number)
     assert finished.exit_code == report["exit_code"] == exit_code
@@ -305,14 +336,14 @@ def test_a_signal_stops_the_load_in_good_order(
 
 @both_slowly
 def test_a_stopped_load_has_counted_everything_that_it_stored(
-    tmp_path: Path, servers: Servers, long_log: bytes, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, long_log: bytes, loader: Loader
 ) -> None:
     _, report = load_until_signal(tmp_path, servers, long_log, loader, signal.SIGTERM)
     assert report["totals"]["stored"] == len(contents(servers))  # no key comes twice
 
 
 def load_until_signal(
-    directory: Path, servers: Servers, long_log: bytes, loader: Sequence[str], number: signal.Signals
+    directory: Path, servers: Servers, long_log: bytes, loader: Loader, number: signal.Signals
 ) -> tuple[Finished, dict[str, Any]]:
     """Load three files, and send the signal in the middle of the second; return the report too."""
     write_gz(directory / "a.gz", numbered(100))
@@ -330,9 +361,7 @@ def load_until_signal(
 
 @both_loaders
 @both_signals
-def test_a_second_signal_stops_at_once(
-    tmp_path: Path, loader: Sequence[str], number: signal.Signals, exit_code: int
-) -> None:
+def test_a_second_signal_stops_at_once(tmp_path: Path, loader: Loader, number: signal.Signals, exit_code: int) -> None:
     write_gz(tmp_path / "a.gz", numbered(100))
     with silent_server() as (address, listening):
         options = [*everywhere(address), "--timeout", "600", "--retries", "100"]

@@ -9,21 +9,24 @@ import pytest
 
 from tests.outside.faults import (
     Blackhole,
+    BreaksInBatch,
     ClosesOnUnknown,
     Endless,
     Garble,
     HalfReply,
     KnowsNoMeta,
+    Misspelled,
     SingleBytes,
     TellsNoStats,
+    TellsNoStatsAndCloses,
     cut,
     delay,
     dribble,
     late,
     reset,
 )
-from tests.outside.loading import Loader, engines_in_small_blocks, in_small_blocks
-from tests.outside.logs import Inbox, line, make_inbox
+from tests.outside.loading import DEFAULT, PARALLEL, Loader, engines_in_small_blocks, in_small_blocks
+from tests.outside.logs import Inbox, line, make_inbox, numbered
 from tests.outside.memcached import Servers, contents
 from tests.outside.proxy import Fault, FaultyProxy, NewFault
 from tests.outside.spec import TYPES, expected
@@ -44,6 +47,7 @@ LASTING: dict[str, NewFault] = {
     "blackhole": Blackhole,
     "blackhole-late": late(Blackhole, MIDDLE),
     "garble-batches": late(Garble, 100),
+    "misspelled": late(Misspelled, 100),
     "half-reply": HalfReply,
     "endless-late": late(Endless, MIDDLE),
     "dribble-late": late(dribble(0.05), MIDDLE),
@@ -55,6 +59,7 @@ PASSING: dict[str, NewFault] = {
     "blackhole": Blackhole,
     "garble": Garble,
     "garble-late": late(Garble, MIDDLE),
+    "misspelled": late(Misspelled, 100),
     "half-reply": HalfReply,
     "endless": Endless,
     "dribble": dribble(0.05),
@@ -127,6 +132,41 @@ def test_other_kinds_of_servers_are_loaded_just_the_same(
     assert_loaded(finished, inbox, servers)
     for device in finished.report["devices"].values():
         assert (device["retries"], device["restarts"]) == (0, 0)
+
+
+@pytest.mark.parametrize("loader", [PARALLEL, DEFAULT], ids=["python", "default"])
+def test_a_server_without_meta_commands_whose_connection_breaks_in_a_batch_gets_the_batch_again(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    inbox = make_inbox(tmp_path / "inbox", [numbered(600)])  # one block
+    with FaultyProxy(servers["idfa"].address, BreaksInBatch, faulty=2) as proxy:
+        finished = hurried_load(loader, inbox, servers, "--block-size", "1000000", idfa=proxy.address)
+    assert_loaded(finished, inbox, servers)
+    assert finished.device("idfa")["retries"] == 2
+
+
+@pytest.mark.xfail(strict=True, reason="that restarts can't be noticed is not told yet")
+@engines_in_small_blocks
+def test_that_a_server_without_stats_can_restart_unnoticed_is_told_once(
+    inbox: Inbox, servers: Servers, loader: Loader
+) -> None:
+    with FaultyProxy(servers["idfa"].address, TellsNoStats) as proxy:
+        finished = hurried_load(loader, inbox, servers, idfa=proxy.address)
+    assert_loaded(finished, inbox, servers)
+    assert len([text for text in finished.messages("W") if "stats" in text and proxy.address in text]) == 1
+    detects = {name: finished.device(name)["servers"][0]["detects_restarts"] for name in TYPES}
+    assert detects == {"idfa": False, "gaid": True, "adid": True, "dvid": True}
+
+
+@pytest.mark.xfail(strict=True, reason="its connection's end is taken for a restart")
+@engines_in_small_blocks
+def test_a_proxy_without_stats_that_closes_connections_is_no_server_that_restarted(
+    inbox: Inbox, servers: Servers, loader: Loader
+) -> None:
+    with FaultyProxy(servers["idfa"].address, TellsNoStatsAndCloses, faulty=2) as proxy:
+        finished = hurried_load(loader, inbox, servers, idfa=proxy.address)
+    assert_loaded(finished, inbox, servers)
+    assert (finished.device("idfa")["retries"], finished.device("idfa")["restarts"]) == (2, 0)
 
 
 @pytest.mark.parametrize("kind", [Fault, KnowsNoMeta, ClosesOnUnknown])

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -45,7 +44,7 @@ def inbox(tmp_path: Path) -> Path:
 
 
 @both_commands
-def test_an_empty_environment_is_enough(inbox: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_an_empty_environment_is_enough(inbox: Path, servers: Servers, loader: Loader) -> None:
     log = write_gz(inbox / "a.tsv.gz", numbered(100))
     finished = run_bare(loader, {}, "--pattern", f"{inbox}/*.tsv.gz", *addresses(servers))
     assert (finished.exit_code, finished.output) == (0, "")
@@ -55,7 +54,7 @@ def test_an_empty_environment_is_enough(inbox: Path, servers: Servers, loader: S
 
 @both_commands
 def test_variables_alone_run_a_load_and_then_cron_has_nothing_to_mail(
-    tmp_path: Path, inbox: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, inbox: Path, servers: Servers, loader: Loader
 ) -> None:
     log = write_gz(inbox / "a.tsv.gz", numbered(100))
     finished = run_bare(loader, settings(tmp_path, servers))
@@ -67,8 +66,21 @@ def test_variables_alone_run_a_load_and_then_cron_has_nothing_to_mail(
 
 
 @both_commands
+def test_an_empty_variable_of_an_option_that_takes_a_value_counts_as_none(
+    tmp_path: Path, inbox: Path, servers: Servers, loader: Loader
+) -> None:
+    log = write_gz(inbox / "a.tsv.gz", numbered(100))
+    empty = ("TTL", "REPORT", "METRICS", "LOG", "REJECTS", "MAX_RATE", "ONLY", "ENGINE", "LOG_LEVEL", "WORKERS")
+    environ = {**settings(tmp_path, servers), **{f"MEMC_LOAD_{name}": "" for name in empty}}
+    finished = run_bare(loader, environ)
+    assert (finished.exit_code, finished.output) == (0, "")
+    assert contents(servers) == expected(log).items
+    assert names(tmp_path) == ["inbox"]
+
+
+@both_commands
 def test_a_wrong_variable_ends_a_command_with_one_line(
-    tmp_path: Path, inbox: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, inbox: Path, servers: Servers, loader: Loader
 ) -> None:
     write_gz(inbox / "a.tsv.gz", numbered(100))
     finished = run_bare(loader, {**settings(tmp_path, servers), "MEMC_LOAD_MAX_RATE": "fast"})

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,14 +20,18 @@ from tests.outside.loading import (
     SMALL_BLOCKS,
     Loader,
     Running,
+    both_loaders,
     engines_in_small_blocks,
     in_small_blocks,
+    load,
+    run,
 )
 from tests.outside.logs import Inbox, line, log_of_few_devices, make_inbox
 from tests.outside.memcached import Servers, addresses, closed_port, contents
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
 from tests.outside.trials import (
+    HURRIED,
     MIDDLE,
     MIDDLE_OF_SECOND,
     PERSISTENT,
@@ -157,6 +164,56 @@ def test_what_a_server_reads_late_does_not_overwrite_what_came_after_it(
     assert_loaded(finished, inbox, servers)
 
 
+@pytest.fixture
+def full_backlog() -> Iterator[str]:
+    """An address where something listens, and takes no connection any more."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, contextlib.ExitStack() as clients:
+        address = listening.getsockname()
+        for _ in range(5):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(address)
+        yield f"127.0.0.1:{address[1]}"
+
+
+@both_loaders
+def test_a_connection_that_does_not_come_about_is_waited_for_no_longer_than_the_user_says(
+    one_file: Inbox, servers: Servers, loader: Loader, full_backlog: str
+) -> None:
+    options = ("--timeout", "60", "--connect-timeout", "0.3", "--retries", "1")
+    started = time.monotonic()
+    finished = load(loader, one_file.pattern, servers, *options, idfa=full_backlog)
+    assert time.monotonic() - started < 20
+    assert_all_pending(finished, one_file)
+    assert_others_are_served(finished, one_file)
+
+
+@pytest.fixture
+def with_two_addresses(tmp_path: Path) -> Sequence[str]:
+    """What runs a command where `localhost` means several addresses, the first of which nothing listens at."""
+    found = {address[4][0] for address in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
+    if len(found) > 1:
+        return ()
+    hosts = tmp_path / "hosts"
+    hosts.write_text("::1 localhost\n127.0.0.2 localhost\n127.0.0.1 localhost\n")
+    inner = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", inner, "sh")
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("localhost means one address, and only root may change that")
+    return prefix
+
+
+@both_loaders
+def test_every_address_of_a_name_is_tried(
+    one_file: Inbox, servers: Servers, loader: Loader, with_two_addresses: Sequence[str]
+) -> None:
+    port = servers["idfa"].address.rpartition(":")[2]
+    options = [*addresses(servers, idfa=f"localhost:{port}"), *HURRIED]
+    finished = run(loader, one_file.pattern, *options, prefix=with_two_addresses)
+    assert finished.exit_code == 0
+    assert contents(servers) == expected(*one_file.logs).items
+
+
 # --- servers at their limits --------------------------------------------------------------------
 
 
@@ -200,6 +257,17 @@ def test_evicted_items_are_counted_and_warned_about_once(tmp_path: Path, servers
     assert small.address in warning
     assert f"{evictions} items" in warning
     assert "memcached -m" in warning  # what to do about it
+
+
+@both_loaders
+def test_what_was_evicted_before_the_run_is_not_counted(tmp_path: Path, servers: Servers, loader: Loader) -> None:
+    fat = make_inbox(tmp_path / "fat", [fat_log(1500)])
+    thin = make_inbox(tmp_path / "thin", [line("idfa")])
+    with MemcachedServer.start("-m", "2") as small:
+        before = hurried_load(loader, fat, servers, idfa=small.address)
+        finished = hurried_load(loader, thin, servers, idfa=small.address)
+    assert before.device("idfa")["evictions"] > 100
+    assert finished.device("idfa")["evictions"] <= 1  # the one record may have needed the room of another
 
 
 @in_small_blocks

@@ -5,22 +5,23 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from backports import zstd
 
-from tests.outside.loading import all_loaders, both_loaders, load, run
+from tests.outside.loading import REFERENCE, Loader, all_loaders, both_loaders, load, run
 from tests.outside.logs import huge_line, line, names, numbered, write_gz
-from tests.outside.memcached import Servers, contents
+from tests.outside.memcached import Servers, contents, values
 from tests.outside.spec import TYPES, Item, expected
 from tools.make_logs import write_logs
 from tools.servers import MemcachedServer
 
 
 @all_loaders
-def test_every_key_holds_its_last_record(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_every_key_holds_its_last_record(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     paths = write_logs(tmp_path, files=3, lines=1000, seed=7, malformed=0.005, repeat_keys=0.6)
     logs = [gzip.decompress(path.read_bytes()) for path in paths]
     total = expected(*logs)
@@ -38,7 +39,7 @@ def test_every_key_holds_its_last_record(tmp_path: Path, servers: Servers, loade
 
 
 @all_loaders
-def test_one_key_many_times_keeps_the_last(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_one_key_many_times_keeps_the_last(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     logs = [
         write_gz(tmp_path / f"{file}.tsv.gz", b"".join(line(apps=f"{file},{number}") for number in range(1000)))
         for file in range(3)
@@ -48,7 +49,7 @@ def test_one_key_many_times_keeps_the_last(tmp_path: Path, servers: Servers, loa
 
 
 @all_loaders
-def test_what_is_valid_is_stored_as_the_line_says(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_what_is_valid_is_stored_as_the_line_says(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = write_gz(
         tmp_path / "a.tsv.gz",
         b"".join(
@@ -104,7 +105,7 @@ PARTIAL = [
 
 @all_loaders
 def test_what_is_malformed_is_rejected_for_the_first_rule_it_breaks(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     lines = [text for texts in MALFORMED.values() for text in texts]
     log = write_gz(tmp_path / "a.tsv.gz", b"".join([*lines, *PARTIAL, line("IDFA", "", "nan", "nan", "")]))
@@ -117,7 +118,7 @@ def test_what_is_malformed_is_rejected_for_the_first_rule_it_breaks(
 
 
 @all_loaders
-def test_blank_lines_are_skipped_and_counted_apart(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_blank_lines_are_skipped_and_counted_apart(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     blanks = [b"\n", b"\r\n", b" \n", b"\t\t\t\t\n", b"\v\f \r\r\n"]
     log = write_gz(tmp_path / "a.tsv.gz", b"".join((*blanks, line(dev_id="a"), *blanks, line(dev_id="b"), b"  ")))
     finished = load(loader, tmp_path / "a.tsv.gz", servers)
@@ -130,7 +131,7 @@ def test_blank_lines_are_skipped_and_counted_apart(tmp_path: Path, servers: Serv
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("is_last_ended", [True, False], ids=["ended", "unended"])
 def test_a_line_may_end_in_either_way_and_the_last_in_none(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], ending: bytes, is_last_ended: bool
+    tmp_path: Path, servers: Servers, loader: Loader, ending: bytes, is_last_ended: bool
 ) -> None:
     log = numbered(100).replace(b"\n", ending)
     write_gz(tmp_path / "a.tsv.gz", log if is_last_ended else log.removesuffix(ending))
@@ -139,7 +140,7 @@ def test_a_line_may_end_in_either_way_and_the_last_in_none(
 
 
 @all_loaders
-def test_a_line_of_a_mebibyte_is_the_longest(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_line_of_a_mebibyte_is_the_longest(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     start = line(dev_id="long", apps="1").removesuffix(b"1\n")
     longest = start + b"1" + b" " * (1024 * 1024 - len(start) - 1)
     too_long = start.replace(b"long", b"gone") + b"1" + b" " * (1024 * 1024 - len(start))
@@ -154,7 +155,7 @@ def test_a_line_of_a_mebibyte_is_the_longest(tmp_path: Path, servers: Servers, l
 
 @all_loaders
 def test_a_value_past_the_limit_of_the_server_is_rejected_as_too_large(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     huge = huge_line()
     around = numbered(500)
@@ -174,7 +175,7 @@ def test_a_value_past_the_limit_of_the_server_is_rejected_as_too_large(
 
 
 @all_loaders
-def test_the_server_alone_knows_what_is_too_large(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_the_server_alone_knows_what_is_too_large(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     with MemcachedServer.start("-I", "2m") as generous:
         log = write_gz(tmp_path / "a.tsv.gz", huge_line() + numbered(100))
         finished = load(loader, tmp_path / "*", servers, idfa=generous.address)
@@ -196,7 +197,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("name", ["log.tsv.gz", "log"])
 @pytest.mark.parametrize("compress", COMPRESSORS.values(), ids=COMPRESSORS.keys())
 def test_a_file_is_known_by_its_content(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], compress: Callable[[bytes], bytes], name: str
+    tmp_path: Path, servers: Servers, loader: Loader, compress: Callable[[bytes], bytes], name: str
 ) -> None:
     (tmp_path / name).write_bytes(compress(numbered(200)))
     assert load(loader, tmp_path / "*", servers).exit_code == 0
@@ -205,7 +206,7 @@ def test_a_file_is_known_by_its_content(
 
 
 @both_loaders
-def test_a_file_without_records_is_done(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_file_without_records_is_done(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.tsv.gz", b"")
     finished = load(loader, tmp_path / "*", servers)
     assert (finished.exit_code, finished.file("a.tsv.gz")["records"]) == (0, 0)
@@ -214,7 +215,7 @@ def test_a_file_without_records_is_done(tmp_path: Path, servers: Servers, loader
 
 @all_loaders
 @pytest.mark.parametrize("ttl", [1000, 90 * 24 * 3600])
-def test_records_expire_after_their_ttl(tmp_path: Path, servers: Servers, loader: Sequence[str], ttl: int) -> None:
+def test_records_expire_after_their_ttl(tmp_path: Path, servers: Servers, loader: Loader, ttl: int) -> None:
     log = write_gz(tmp_path / "a.tsv.gz", numbered(100))
     load(loader, tmp_path / "*", servers, "--ttl", str(ttl))
     items = contents(servers)
@@ -223,7 +224,7 @@ def test_records_expire_after_their_ttl(tmp_path: Path, servers: Servers, loader
 
 
 @both_loaders
-def test_a_load_leaves_other_keys_alone(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_load_leaves_other_keys_alone(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     with servers["idfa"].client() as client:
         client.set("idfa:of-another-day", b"value", flags=5, noreply=False)
     log = write_gz(tmp_path / "a.tsv.gz", numbered(10))
@@ -232,7 +233,7 @@ def test_a_load_leaves_other_keys_alone(tmp_path: Path, servers: Servers, loader
 
 
 @both_loaders
-def test_a_second_load_replaces_what_the_first_left(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_second_load_replaces_what_the_first_left(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.tsv.gz", numbered(50))
     load(loader, tmp_path / "*", servers)
     newer = write_gz(tmp_path / "b.tsv.gz", numbered(50).replace(b"55.55", b"-1"))
@@ -241,19 +242,19 @@ def test_a_second_load_replaces_what_the_first_left(tmp_path: Path, servers: Ser
 
 
 @both_loaders
-def test_a_server_may_listen_on_a_unix_socket(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_server_may_listen_on_a_unix_socket(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.tsv.gz", line(dev_id="a"))
     with MemcachedServer.start(socket=tmp_path / "socket") as server:
         finished = load(loader, tmp_path / "*.tsv.gz", servers, idfa=server.address)
         with server.client() as client:
             assert client.get("idfa:a") == expected(line(dev_id="a")).items[b"idfa:a"].value
-    assert finished.report["devices"]["idfa"]["address"] == f"unix:{tmp_path}/socket"
+    assert finished.address("idfa") == f"unix:{tmp_path}/socket"
     assert finished.exit_code == 0
     assert contents(servers) == {}
 
 
 @both_loaders
-def test_one_server_may_serve_all_device_types(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_one_server_may_serve_all_device_types(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     log = write_gz(tmp_path / "a.tsv.gz", numbered(100))
     address = servers["gaid"].address
     assert load(loader, tmp_path / "*", servers, idfa=address, adid=address, dvid=address).exit_code == 0
@@ -263,9 +264,65 @@ def test_one_server_may_serve_all_device_types(tmp_path: Path, servers: Servers,
 
 
 @both_loaders
-def test_a_dry_run_leaves_memcached_empty(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_dry_run_leaves_memcached_empty(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.tsv.gz", numbered(100))
     load(loader, tmp_path / "*", servers, "--dry")
     assert contents(servers) == {}
     run(loader, tmp_path / "*", "--dry", "--log-level", "info")
     assert contents(servers) == {}
+
+
+# --- what only fast code gets wrong -----------------------------------------------------------------
+
+# In a block, the compiled engine has to know before it encodes how much room the values will take.
+SHORTEST = "0123456789abcdef"
+
+
+@all_loaders
+@pytest.mark.parametrize("ttl", ["0", "1000000", "315360000"])
+def test_a_full_block_of_the_shortest_lines_leaves_just_these(
+    tmp_path: Path, servers: Servers, loader: Loader, ttl: str
+) -> None:
+    count = 1000 if loader is REFERENCE else 79_000  # a block of a mebibyte, and some lines
+    lines = [line("idfa", SHORTEST[number % 16], "0", "0", "1") for number in range(count)]
+    lines[:100] = [line("gaid", SHORTEST[number % 16], "0", "0", "1") for number in range(100)]
+    log = write_gz(tmp_path / "a.gz", b"".join(lines))
+    finished = load(loader, tmp_path / "*.gz", servers, "--ttl", ttl)
+    assert finished.exit_code == 0
+    assert finished.report["totals"]["stored"] == count
+    assert values(servers) == {key: item.value for key, item in expected(log).items.items()}
+
+
+@all_loaders
+@pytest.mark.parametrize("digits", [14, 15, 16, 17, 18])
+def test_coordinates_of_any_number_of_digits_are_correctly_rounded(
+    tmp_path: Path, servers: Servers, loader: Loader, digits: int
+) -> None:
+    rng = Random(digits)
+
+    def coordinate(limit: int) -> str:
+        whole = rng.randrange(limit)
+        places = digits - len(str(whole))
+        return f"{rng.choice(('', '-'))}{whole}.{rng.randrange(10**places):0{places}}"
+
+    log = write_gz(
+        tmp_path / "a.gz",
+        b"".join(line("idfa", f"{n}", lat=coordinate(90), lon=coordinate(180)) for n in range(1500)),
+    )
+    assert load(loader, tmp_path / "*.gz", servers).exit_code == 0
+    assert contents(servers) == expected(log).items
+
+
+@all_loaders
+def test_the_others_of_a_batch_with_a_refused_record_expire_all_the_same(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    around = numbered(100)
+    write_gz(tmp_path / "a.gz", around + huge_line())
+    options = ("--ttl", "1000", "--max-error-rate", "1")
+    block = () if loader is REFERENCE else ("--block-size", "10000000")
+    finished = load(loader, tmp_path / "*", servers, *options, *block)
+    assert finished.file("a.gz")["rejected"] == {"too_large": 1}
+    items = contents(servers)
+    assert items.keys() == expected(around).items.keys()
+    assert all(900 < item.expires_in <= 1001 for item in items.values())

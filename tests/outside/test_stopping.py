@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.outside.faults import trigger
-from tests.outside.loading import PARALLEL, Loader, Running, in_small_blocks, run, with_report
-from tests.outside.logs import Inbox, line, make_inbox, numbered
+from tests.outside.loading import PARALLEL, Loader, Running, all_loaders, in_small_blocks, run, with_report
+from tests.outside.logs import Inbox, line, make_inbox, names, numbered, write_repeated
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import expected
@@ -88,6 +90,28 @@ def test_a_second_signal_ends_a_load_at_once(inbox: Inbox, servers: Servers, loa
     assert finished.exit_code == 128 + signal.SIGTERM
     assert not [text for text in finished.log if "Finished in" in text]
     assert inbox.renamed() == []
+
+
+endless_line = pytest.param(
+    b"x" * (1 << 24),
+    id="endless line",
+    marks=pytest.mark.xfail(raises=subprocess.TimeoutExpired, strict=True, reason="a line is read to its end"),
+)
+
+
+@pytest.mark.parametrize("content", [pytest.param(b"x" * ((1 << 24) - 1) + b"\n", id="lines"), endless_line])
+@all_loaders
+def test_a_signal_ends_the_load_of_a_huge_file_within_seconds(
+    tmp_path: Path, servers: Servers, loader: Loader, content: bytes
+) -> None:
+    write_repeated(tmp_path / "a.gz", content, times=1500)  # 24 GiB
+    with Running(loader, tmp_path / "*.gz", *addresses(servers), "--timeout", "1") as running:
+        running.wait_for("Processing")
+        time.sleep(1)
+        running.send(signal.SIGTERM)
+        running.process.wait(6)  # the timeout and two seconds, and three more for a busy machine
+        assert running.finish().exit_code == 143
+    assert names(tmp_path) == ["a.gz"]
 
 
 def test_a_second_run_leaves_the_directory_to_the_first(inbox: Inbox, servers: Servers) -> None:

@@ -10,17 +10,18 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pymemcache.client.base import Client
 
-from tests.outside.loading import DEFAULT, PARALLEL, REFERENCE, Running, both_loaders, load
+from tests.outside.loading import DEFAULT, PARALLEL, REFERENCE, Loader, Running, all_loaders, both_loaders, load
 from tests.outside.logs import line, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.spec import expected
+from tests.outside.trials import wait_until
 from tools.servers import connect
 
 
@@ -78,9 +79,7 @@ def observed(servers: Servers) -> Iterator[Observer]:
 
 
 @pytest.mark.parametrize("loader", [REFERENCE, PARALLEL, DEFAULT], ids=["reference", "parallel", "default"])
-def test_records_come_evenly_and_no_faster_than_asked_for(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_records_come_evenly_and_no_faster_than_asked_for(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     rate, count = 2000, 4000
     log = write_gz(tmp_path / "a.gz", numbered(count))
     with observed(servers) as observer:
@@ -92,9 +91,7 @@ def test_records_come_evenly_and_no_faster_than_asked_for(
 
 
 @both_loaders
-def test_the_rate_holds_over_small_files_and_one_busy_server(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_the_rate_holds_over_small_files_and_one_busy_server(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     for number in range(30):
         write_gz(tmp_path / f"{number:02}.gz", numbered(20, types=["adid"], prefix=f"{number}-"))
     finished = load(loader, tmp_path / "*", servers, "--max-rate", "600")
@@ -102,8 +99,25 @@ def test_the_rate_holds_over_small_files_and_one_busy_server(
     assert 0.85 < finished.report["seconds"] < 10
 
 
+@all_loaders
+def test_what_was_not_sent_while_a_server_paused_is_not_made_up_for(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    rate, count = 1000, 3000
+    write_gz(tmp_path / "a.gz", numbered(count, types=["idfa"]))
+    options = [*addresses(servers), "--max-rate", str(rate), "--timeout", "20"]
+    with observed(servers) as observer, Running(loader, tmp_path / "*", *options) as running:
+        wait_until(lambda: observer.samples[-1][1] > 500)
+        servers["idfa"].freeze()
+        time.sleep(1.5)
+        servers["idfa"].thaw()
+        assert running.finish().exit_code == 0
+    assert observer.samples[-1][1] == count
+    assert observer.busiest(1.0) < 1.4 * rate  # and not the 1,500 that the pause would have let through, too
+
+
 @both_loaders
-def test_rejected_and_blank_lines_do_not_wait(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_rejected_and_blank_lines_do_not_wait(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", (b"rejected\n" + b"\n") * 500 + numbered(2))
     assert load(loader, tmp_path / "*", servers, "--max-rate", "2").report["seconds"] < 5
 
@@ -114,7 +128,7 @@ def test_rejected_and_blank_lines_do_not_wait(tmp_path: Path, servers: Servers, 
     ids=["reference", "parallel"],
 )
 def test_a_signal_does_not_wait_for_the_throttle(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], number: signal.Signals, exit_code: int
+    tmp_path: Path, servers: Servers, loader: Loader, number: signal.Signals, exit_code: int
 ) -> None:
     inbox, report = tmp_path / "inbox", tmp_path / "report.json"
     inbox.mkdir()
@@ -130,18 +144,11 @@ def test_a_signal_does_not_wait_for_the_throttle(
     assert json.loads(report.read_bytes())["totals"]["stored"] <= len(contents(servers)) < 100
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 # --- --ttl --------------------------------------------------------------------------------------
 
 
 @both_loaders
-def test_records_expire_when_asked_to(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_records_expire_when_asked_to(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", line() + line("gaid"))
     load(loader, tmp_path / "*", servers, "--ttl", "2")
     write_gz(tmp_path / "b.gz", line("gaid", "stays"))
@@ -154,7 +161,7 @@ def test_records_expire_when_asked_to(tmp_path: Path, servers: Servers, loader: 
 
 
 @both_loaders
-def test_a_rate_and_an_expiry_go_together(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_a_rate_and_an_expiry_go_together(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     write_gz(tmp_path / "a.gz", numbered(40))
     load(loader, tmp_path / "*", servers, "--ttl", "1000", "--max-rate", "400")
     held = contents(servers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.outside.faults import KnowsNoMeta
-from tests.outside.loading import PARALLEL, Finished, load, run
-from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.loading import DEFAULT, PARALLEL, Finished, Loader, Running, load, run
+from tests.outside.logs import huge_line, line, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
@@ -29,7 +30,8 @@ both_engines = pytest.mark.parametrize(
 
 _FOUND = re.compile(
     r"(?P<name>\w{4}) \S+: (?P<checked>\d+) checked: (?P<present>\d+) present, (?P<superseded>\d+) superseded by later "
-    r"ones, (?P<missing>\d+) missing, (?P<different>\d+) different, (?P<unanswered>\d+) unanswered"
+    r"ones, (?P<missing>\d+) missing, (?P<different>\d+) different, (?P<too_large>\d+) too large, "
+    r"(?P<unanswered>\d+) unanswered"
 )
 
 
@@ -53,7 +55,7 @@ class Verdict:
         return [f"{match[1]} {match[2]}" for match in found if match]
 
 
-def verify(loader: Sequence[str], pattern: Path, servers: Servers, *options: str, **other: str) -> Verdict:
+def verify(loader: Loader, pattern: Path, servers: Servers, *options: str, **other: str) -> Verdict:
     finished = run(loader, pattern, *addresses(servers, **other), "--verify", *options)
     found = {}
     for match in filter(None, map(_FOUND.fullmatch, finished.messages())):
@@ -74,17 +76,17 @@ def change(servers: Servers, key: str, value: bytes = b"something else") -> None
         client.set(key, value, noreply=False)
 
 
-def loaded(directory: Path, servers: Servers, content: bytes, name: str = "a.gz") -> None:
-    """Load one log; it is done and renamed afterwards."""
+def loaded(directory: Path, servers: Servers, content: bytes, name: str = "a.gz", *, rate: str = "0.01") -> None:
+    """Load one log; it is done and renamed afterwards, unless more than `rate` of it is rejected."""
     write_gz(directory / name, content)
-    assert load(PARALLEL, directory / name, servers).exit_code == 0
+    assert load(PARALLEL, directory / name, servers, "--max-error-rate", rate).exit_code == 0
 
 
 # --- what it finds ------------------------------------------------------------------------------
 
 
 @both_engines
-def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     paths = write_logs(tmp_path, files=3, lines=500, seed=3, malformed=0.008, repeat_keys=0.5)
     whole = expected(*(gzip.decompress(path.read_bytes()) for path in paths))
     assert load(PARALLEL, tmp_path / "*", servers).exit_code == 0
@@ -99,9 +101,7 @@ def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loa
 
 
 @both_engines
-def test_what_is_missing_or_different_is_counted_and_named(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_what_is_missing_or_different_is_counted_and_named(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     loaded(tmp_path, servers, numbered(100))
     forget(servers, "idfa:device0", "idfa:device4", "dvid:device99")
     change(servers, "gaid:device1")
@@ -118,7 +118,7 @@ def test_what_is_missing_or_different_is_counted_and_named(
 
 
 @both_engines
-def test_only_the_first_few_are_named(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_only_the_first_few_are_named(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     loaded(tmp_path, servers, numbered(40))
     servers["idfa"].flush()
     for number in range(1, 40, 4):
@@ -133,9 +133,7 @@ def test_only_the_first_few_are_named(tmp_path: Path, servers: Servers, loader: 
 
 
 @both_engines
-def test_a_key_is_judged_by_its_last_record_of_all_files(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
-) -> None:
+def test_a_key_is_judged_by_its_last_record_of_all_files(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     for name, apps in (("a.gz", "1"), ("b.gz", "2"), ("c.gz", "1")):
         loaded(tmp_path, servers, line(apps=apps) + line("gaid", apps=apps), name)
     assert verify(loader, tmp_path / ".*", servers).exit_code == 0
@@ -165,7 +163,7 @@ def one_bit_changed(value: bytes) -> bytes:
 @both_engines
 @pytest.mark.parametrize("harm", [reordered, one_byte_longer, one_bit_changed])
 def test_every_byte_of_a_value_counts(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], harm: Callable[[bytes], bytes]
+    tmp_path: Path, servers: Servers, loader: Loader, harm: Callable[[bytes], bytes]
 ) -> None:
     log = numbered(20)
     loaded(tmp_path, servers, log)
@@ -175,7 +173,7 @@ def test_every_byte_of_a_value_counts(
 
 
 @both_engines
-def test_values_may_be_big_or_tiny(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_values_may_be_big_or_tiny(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     big = b"".join(line(dev_id=f"big{number}", apps=",".join(["7"] * 400_000)) for number in range(3))
     loaded(tmp_path, servers, line(dev_id="tiny", apps="0") + big + line(dev_id="last"))
     assert verify(loader, tmp_path / ".a.gz", servers).found["idfa"]["present"] == 5
@@ -189,7 +187,7 @@ def test_values_may_be_big_or_tiny(tmp_path: Path, servers: Servers, loader: Seq
 
 @both_engines
 def test_a_server_without_meta_commands_is_asked_in_the_classic_way(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     loaded(tmp_path, servers, numbered(2000))
     with ExitStack() as stack:
@@ -204,12 +202,52 @@ def test_a_server_without_meta_commands_is_asked_in_the_classic_way(
     assert verdict.total("present") == 1998
 
 
+# --- what was too large -------------------------------------------------------------------------
+
+
+@both_engines
+def test_what_was_rejected_as_too_large_is_not_missing(tmp_path: Path, servers: Servers, loader: Loader) -> None:
+    """Of two such keys, one had a record before, which the server then dropped; the other got one later."""
+    log = numbered(20) + line(dev_id="had") + huge_line(dev_id="had") + huge_line(dev_id="gets") + line(dev_id="gets")
+    loaded(tmp_path, servers, log + huge_line("dvid"), rate="1")
+    verdict = verify(loader, tmp_path / ".a.gz", servers)
+    assert verdict.exit_code == 0
+    assert verdict.found["idfa"] == {
+        **dict.fromkeys(verdict.found["idfa"], 0),
+        "checked": 9,
+        "present": 6,
+        "superseded": 2,
+        "too_large": 1,
+    }
+    assert verdict.total("too_large") == 2
+    assert verdict.named("missing") == []
+
+
+@both_engines
+def test_a_value_that_just_fits_is_missing_when_it_is_not_there(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    def sized(size: int) -> bytes:
+        return line(dev_id=f"{size}", apps=",".join(["7"] * ((size - 18) // 2)))  # 2 bytes an id, 18 for coordinates
+
+    sizes = range(2**20 - 100, 2**20 - 8, 4)
+    loaded(tmp_path, servers, b"".join(map(sized, sizes)), rate="1")
+    held = contents(servers)
+    assert 0 < len(held) < len(sizes)
+    assert verify(loader, tmp_path / ".a.gz", servers).found["idfa"]["too_large"] == len(sizes) - len(held)
+    forget(servers, *(key.decode() for key in held))
+    verdict = verify(loader, tmp_path / ".a.gz", servers)
+    assert verdict.exit_code == 1
+    assert verdict.found["idfa"]["missing"] == len(held)
+    assert verdict.found["idfa"]["too_large"] == len(sizes) - len(held)
+
+
 # --- what it reads ------------------------------------------------------------------------------
 
 
 @both_engines
 def test_done_files_are_read_where_the_pattern_names_them_or_again_says_so(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     loaded(tmp_path, servers, numbered(10), "a.tsv.gz")
     loaded(tmp_path, servers, numbered(10, prefix="more"), "a.tsv.gz")
@@ -231,7 +269,7 @@ def test_rejects_and_damaged_files_are_not_read(tmp_path: Path, servers: Servers
 
 @both_engines
 def test_a_file_that_can_not_be_read_whole_fails_the_verification(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     loaded(tmp_path, servers, numbered(100))
     whole = (tmp_path / ".a.gz").read_bytes()
@@ -252,7 +290,7 @@ def test_a_link_that_leads_nowhere_fails_the_verification_and_the_others_are_com
 
 
 @both_engines
-def test_some_device_types_can_be_verified_alone(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_some_device_types_can_be_verified_alone(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     loaded(tmp_path, servers, numbered(100))
     servers["dvid"].flush()
     assert verify(loader, tmp_path / ".a.gz", servers).exit_code == 1
@@ -261,7 +299,7 @@ def test_some_device_types_can_be_verified_alone(tmp_path: Path, servers: Server
 
 
 @both_engines
-def test_when_records_expire_makes_no_difference(tmp_path: Path, servers: Servers, loader: Sequence[str]) -> None:
+def test_when_records_expire_makes_no_difference(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     loaded(tmp_path, servers, numbered(100))
     assert verify(loader, tmp_path / ".a.gz", servers, "--ttl", "1000").total("present") == 100
 
@@ -305,9 +343,7 @@ def test_a_sample_finds_in_it_what_a_whole_verification_would(tmp_path: Path, se
 
 @both_engines
 @pytest.mark.parametrize("options", [(), ("--again",), ("--sample", "0.5")], ids=lambda options: " ".join(options))
-def test_nothing_is_written_anywhere(
-    tmp_path: Path, servers: Servers, loader: Sequence[str], options: Sequence[str]
-) -> None:
+def test_nothing_is_written_anywhere(tmp_path: Path, servers: Servers, loader: Loader, options: Sequence[str]) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     loaded(inbox, servers, numbered(100) + b"rejected\n")
@@ -328,6 +364,17 @@ def state(directory: Path, servers: Servers) -> object:
     return files, directory.stat().st_mtime_ns, counters, contents(servers)
 
 
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it(tmp_path: Path, servers: Servers, number: signal.Signals, exit_code: int) -> None:
+    write_gz(tmp_path / "a.gz", numbered(300_000))
+    with Running(DEFAULT, tmp_path / "*.gz", *addresses(servers), "--verify") as running:
+        running.wait_for("Verifying")
+        running.send(number)
+        running.process.wait(10)
+        assert running.finish().exit_code == exit_code
+    assert names(tmp_path) == ["a.gz"]
+
+
 # --- servers that do not answer -----------------------------------------------------------------
 
 HURRIED = ("--timeout", "0.2", "--connect-timeout", "0.2", "--retries", "1")
@@ -335,7 +382,7 @@ HURRIED = ("--timeout", "0.2", "--connect-timeout", "0.2", "--retries", "1")
 
 @both_engines
 def test_a_server_that_is_down_is_told_and_the_others_are_compared(
-    tmp_path: Path, servers: Servers, loader: Sequence[str]
+    tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     loaded(tmp_path, servers, numbered(400))
     with closed_port() as nowhere:
