@@ -12,7 +12,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent.parent
 MODULES = sorted([*PROJECT.glob("*.py"), *(PROJECT / "memcload").rglob("*.py")])
 COMMANDS = re.compile(
-    rb"\b(?:ms|mg|mn|md|ma|me|set|get|gets|add|cas|stats|version|flush_all|verbosity|quit) |\b(?:mn|stats|version|quit)\r\n"
+    rb"\b(?:ms|mg|mn|md|ma|me|set|get|gets|add|cas|stats|version|flush_all|verbosity|quit) "
+    rb"|\b(?:mn|stats|version|quit)\r\n"
     rb"|\b(?:STORED|NOT_STORED|SERVER_ERROR|CLIENT_ERROR|VALUE|STAT|END|HD|EN|MN|VA)\b"
 )
 

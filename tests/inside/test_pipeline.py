@@ -212,7 +212,7 @@ class Pieces(FileLoad):
         super().__init__(name)
         self.pieces = pieces
 
-    def texts(self, size: int):  # type: ignore[no-untyped-def] # noqa: ANN201
+    def texts(self, size: int):  # type: ignore[no-untyped-def]
         yield from self.pieces
 
 

@@ -18,7 +18,6 @@ from memcload.records import (
     InvalidLine,
     is_blank,
     parse_appsinstalled,
-    records_of,
     serialize,
     strip_line_ending,
 )
@@ -448,20 +447,3 @@ def test_what_is_stored_reads_back_as_what_the_line_says(line: bytes) -> None:
         record = parse_appsinstalled(line)
         message = UserApps.FromString(serialize(record))
         assert (list(message.apps), message.lat, message.lon) == (record.apps, record.lat, record.lon)
-
-
-# --- finding a refused record again -------------------------------------------------------------
-
-
-@settings(PATIENT, max_examples=30)
-@given(st.lists(NEAR_LINES.filter(lambda line: b"\n" not in line)))
-def test_the_records_of_a_device_type_are_found_in_a_block(lines: list[bytes]) -> None:
-    block = b"".join(line + b"\n" for line in lines)
-    for name in DEVICE_TYPES:
-        texts = [(index, strip_line_ending(line + b"\n")) for index, line in enumerate(lines)]
-        found = [index for index, text in texts if not reason(text) and text.startswith(name.encode())]
-        assert list(records_of(block, name)) == [(index, lines[index]) for index in found]
-
-
-def test_a_record_that_is_found_again_is_the_line_as_it_was() -> None:
-    assert list(records_of(b"x\n" + GOOD + b"\r\n" + GOOD + b"\n", "idfa")) == [(1, GOOD + b"\r"), (2, GOOD)]

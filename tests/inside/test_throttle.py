@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from memcload.cancel import Cancel
 from memcload.throttle import Throttle
 
 
@@ -28,14 +29,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that a throttle made by the test goes by."""
     clock = Clock()
     monkeypatch.setattr("memcload.throttle.time.monotonic", clock.monotonic)
-    monkeypatch.setattr("memcload.throttle.time.sleep", clock.sleep)
+    monkeypatch.setattr("memcload.cancel.time.monotonic", clock.monotonic)
+    monkeypatch.setattr("memcload.cancel.time.sleep", clock.sleep)
     return clock
 
 
 @pytest.mark.parametrize("rate", [1, 7, 100, 50_000])
 @pytest.mark.parametrize("portion", [1, 5])
 def test_over_ten_seconds_the_rate_is_exact(clock: Clock, rate: int, portion: int) -> None:
-    throttle = Throttle(rate)
+    throttle = Throttle(rate, Cancel())
     started = clock.now
     passed = 0
     while clock.now < started + 10:
@@ -45,7 +47,7 @@ def test_over_ten_seconds_the_rate_is_exact(clock: Clock, rate: int, portion: in
 
 
 def test_nothing_is_made_up_for_at_the_start(clock: Clock) -> None:
-    throttle = Throttle(100)
+    throttle = Throttle(100, Cancel())
     started = clock.now
     for _ in range(11):
         throttle.wait(10)
@@ -54,7 +56,7 @@ def test_nothing_is_made_up_for_at_the_start(clock: Clock) -> None:
 
 @pytest.mark.parametrize("pause", [0.5, 30.0, 3600.0])
 def test_a_pause_is_not_made_up_for(clock: Clock, pause: float) -> None:
-    throttle = Throttle(1000)
+    throttle = Throttle(1000, Cancel())
     throttle.wait(1)
     clock.now += pause
     resumed = clock.now
@@ -66,17 +68,17 @@ def test_a_pause_is_not_made_up_for(clock: Clock, pause: float) -> None:
 
 
 @pytest.mark.parametrize(("rate", "size"), [(0, None), (1, 1), (19, 1), (20, 1), (1000, 50), (100_000, 5000)])
-def test_pieces_are_small_enough_to_go_out_evenly(rate: int, size: int | None) -> None:
-    assert Throttle(rate).piece_size == size
+def test_slices_are_small_enough_to_go_out_evenly(rate: int, size: int | None) -> None:
+    assert Throttle(rate, Cancel()).slice_size == size
 
 
 def test_without_a_rate_nobody_waits(clock: Clock) -> None:
-    assert Throttle(0).wait(10**9)
+    assert Throttle(0, Cancel()).wait(10**9)
     assert clock.now == 1000.0
 
 
 def test_threads_share_one_rate() -> None:
-    throttle = Throttle(2000)
+    throttle = Throttle(2000, Cancel())
     started = time.monotonic()
     threads = [threading.Thread(target=lambda: [throttle.wait(20) for _ in range(20)]) for _ in range(5)]
     for thread in threads:
@@ -87,14 +89,14 @@ def test_threads_share_one_rate() -> None:
 
 
 def test_stopping_lets_all_go_who_wait() -> None:
-    stop = threading.Event()
-    throttle = Throttle(1, stop.is_set)
+    cancel = Cancel()
+    throttle = Throttle(1, cancel)
     throttle.wait(1000)
     answers: list[bool] = []
     threads = [threading.Thread(target=lambda: answers.append(throttle.wait(1))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    stop.set()
+    cancel.set()
     for thread in threads:
         thread.join(10)
     assert answers == [False] * 3

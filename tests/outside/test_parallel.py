@@ -40,7 +40,11 @@ class Outcome(NamedTuple):
 
 def outcome(finished: Finished, servers: Servers, directory: Path) -> Outcome:
     files = [
-        {name: value for name, value in {**entry, "path": Path(entry["path"]).name}.items() if name not in ("seconds", "renamed_to")}
+        {
+            name: value
+            for name, value in {**entry, "path": Path(entry["path"]).name}.items()
+            if name not in ("seconds", "renamed_to")
+        }
         for entry in finished.report["files"]
     ]
     about_files = ("Processing", f"{directory}/", "…", "Acceptable", "High")

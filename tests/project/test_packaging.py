@@ -13,7 +13,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 RUNNING = [*PROJECT.glob("memc*.py"), *PROJECT.glob("memcload/**/*.py"), PROJECT / "appsinstalled_pb2.py"]
 DEVELOPING = [path for folder in ("tests", "tools", "benchmarks") for path in PROJECT.glob(f"{folder}/**/*.py")]
-OWN = {path.stem for path in PROJECT.glob("*.py")} | {"benchmarks", "memcload", "tests", "tools"}
+FROM_3_14 = {"compression"}  # in the standard library
+OWN = FROM_3_14 | {path.stem for path in PROJECT.glob("*.py")} | {"benchmarks", "memcload", "tests", "tools"}
 
 
 def required(*names: str) -> set[str]:

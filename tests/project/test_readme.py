@@ -1,70 +1,147 @@
-"""The README says what the programs do."""
+"""The README shows what the programs really do, and its links lead somewhere."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-import memc_load
 import memc_load_parallel
-from memcload.options import ParallelOptions, parse_options
+from memcload import run
+from memcload.memcached.routing_rules import ROUTING_NAMES
+from memcload.records import parse_appsinstalled, serialize
+from tools.servers import MemcachedServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-OPTIONS_TABLE = README.partition("### Options")[2].partition("¹ of")[0]
-ROWS = re.findall(r"^\| (`-[^|]*) \| ([^|]*) \| ?([^|]*?) ?\|$", OPTIONS_TABLE, re.MULTILINE)
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+TEXTS = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]
+MOST_WORDS = 1800
+
+# What each row of the README's table of figures is called in docs/benchmark.json.
+FIGURES = {
+    "`memc-load`, one log": "live",
+    "`memc-load --engine python`: nothing compiled": "live --engine python",
+    "`memc-load-reference`: one line, one `set`, one reply": "memc_load.py",
+    "what such scripts often do: a new connection for every record": "the original script's way",
+    "for comparison: decompressing the log, and nothing else": "decompression alone",
+}
 
 
-def options_in(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+def block_with(text: str) -> str:
+    """Return the one code block of the README that has this text in it."""
+    (block,) = [block for block in BLOCKS if text in block]
+    return block
 
 
-def help_of(loader: object, capsys: pytest.CaptureFixture[str]) -> str:
+def load(pattern: Path, servers: Mapping[str, MemcachedServer], **environment: str) -> str:
+    """Load files as a user does, and return what is written to the console."""
+    addresses = [word for name, server in servers.items() for word in (f"--{name}", server.address)]
+    command = [
+        sys.executable,
+        str(PROJECT / "memc_load_parallel.py"),
+        "--pattern",
+        str(pattern),
+        "--progress",
+        *addresses,
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=True)
+    return finished.stderr
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Return the names that GitHub gives to the headings of a text."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_it_is_short() -> None:
+    assert len(README.split()) < MOST_WORDS
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+def test_what_is_linked_is_there(text: Path) -> None:
+    for link in re.findall(r"\]\(([^):]+)\)", text.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = text.parent / name if name else text
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_the_line_has_the_key_and_the_value_that_are_shown() -> None:
+    record = parse_appsinstalled(block_with("7942,8519").removesuffix("\n").encode())
+    assert f"The key is `{record.key.decode()}`" in README
+    assert serialize(record) == bytes.fromhex(block_with("08 86 3e"))
+
+
+def test_the_value_is_read_back_as_shown(servers: dict[str, MemcachedServer], tmp_path: Path) -> None:
+    log = tmp_path / "log.tsv.gz"
+    log.write_bytes(gzip.compress(block_with("7942,8519").encode()))
+    load(log, servers)
+    program = block_with("import Client").replace("127.0.0.1:33013", servers["idfa"].address)
+    read = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert read.stdout.strip() == block_with("apps: 7942").strip()
+
+
+def test_the_load_of_the_samples_ends_as_shown(servers: dict[str, MemcachedServer], tmp_path: Path) -> None:
+    for sample in PROJECT.glob("data/sample/*.gz"):
+        shutil.copy(sample, tmp_path)
+        os.utime(tmp_path / sample.name, (0, 0))
+    shown = load(tmp_path / "*.tsv.gz", servers, COLUMNS="80")
+
+    def words_of(summary: str) -> list[list[str]]:
+        """Return the words of a summary's lines, but for times and addresses."""
+        lines = summary.replace("127.0.0.1:", "").splitlines()
+        rows = [re.sub(r"\b\d{5}\b", "PORT", line).split() for line in lines]
+        return [row for row in rows if row and row[0] not in ("duration", "rate")]
+
+    wanted = words_of(block_with("device type"))
+    assert [row for row in words_of(shown) if row in wanted] == wanted
+
+    listing, rejects = re.split(r"^\$ .*\n", block_with("ls -A"), flags=re.MULTILINE)[1:]
+    assert listing.split() == sorted(path.name for path in tmp_path.iterdir())[:2]
+    assert rejects == (tmp_path / listing.split()[1]).read_text().splitlines(keepends=True)[0]
+
+
+def test_the_commands_have_these_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        loader.main(["--help"])  # type: ignore[attr-defined]
-    return capsys.readouterr().out
+        memc_load_parallel.main(["--help"])
+    known = set(re.findall(r"(?<![\w-])--[a-z-]+", capsys.readouterr().out)) | {"--no-progress", "--help"}
+    commands = [line for block in BLOCKS for line in block.splitlines() if "memc-load " in line]
+    used = {option for command in commands for option in re.findall(r"(?<![\w-])--[a-z-]+", command)}
+    assert len(used) > 10
+    assert used <= known
 
 
-def test_the_table_has_every_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    usage = help_of(memc_load_parallel, capsys).partition("\n\n")[0]
-    named = {name for names, _, _ in ROWS for name in options_in(names)}
-    assert {name for name in named if name.startswith("--")} == {
-        *(name for name in options_in(usage) if name.startswith("--")),
-        "--help",
-        "--log",
-        "--test",
-    }
+def test_the_exit_codes() -> None:
+    rows = README.partition("| exit code |")[2].partition("\n\n")[0]
+    codes = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", rows, re.MULTILINE) for code in row.split(",")}
+    assert codes == {run.EXIT_OK, run.EXIT_FAILED, run.EXIT_USAGE, run.EXIT_HELD, 130, 143}
 
 
-def test_the_table_says_which_options_the_reference_lacks(capsys: pytest.CaptureFixture[str]) -> None:
-    reference = options_in(help_of(memc_load, capsys))
-    lacking = {name for name in options_in(help_of(memc_load_parallel, capsys)) if name not in reference}
-    assert {name for names, _, _ in ROWS if "¹" in names for name in options_in(names)} == lacking
+def test_every_routing_has_its_readers() -> None:
+    rows = README.partition("| who reads, and how |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\| `([\w-]+)` \|$", rows, re.MULTILINE)) == set(ROUTING_NAMES)
 
 
-def test_the_defaults_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("MEMC_LOAD_PROGRESS", "MEMC_LOAD_WORKERS"):
-        monkeypatch.delenv(variable, raising=False)
-    options = parse_options([], "", ParallelOptions)
-    checked = 0
-    for names, _, default in ROWS:
-        field = names.split("`")[1].split()[0].removeprefix("--").replace("-", "_")
-        if re.fullmatch(r"`[\w./*:,-]+`", default) and hasattr(options, field):
-            value = getattr(options, field)
-            told = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
-            assert default.strip("`") == str(told), names
-            checked += 1
-    assert checked >= 10
-
-
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_what_is_linked_is_there(path: str) -> None:
-    assert (PROJECT / path).exists()
-
-
-def test_every_module_has_its_place_in_the_table() -> None:
-    told = README.partition("| where | what |")[2].partition("\n\n")[0]
-    for module in (PROJECT / "memcload").glob("[a-z]*.py"):
-        assert f"{module.name}`" in told, module.name
+def test_the_figures_are_those_of_the_benchmark() -> None:
+    table = README.partition("<!-- figures")[2].partition("<!-- /figures -->")[0]
+    rows = re.findall(r"^\| (\S.*?) \| ([\d,]+) \| ([\d,]+) \|$", table, re.MULTILINE)
+    assert [label for label, _, _ in rows] == list(FIGURES)
+    subjects = json.loads((PROJECT / "docs" / "benchmark.json").read_text())["subjects"]
+    for label, records, shown in rows:
+        measured = [
+            subject["whole_records_per_second"]["median"]
+            for subject in subjects
+            if (subject["name"], subject["files"]) == (FIGURES[label], 1)
+            and subject["records"] == int(records.replace(",", ""))
+        ]
+        assert [f"{int(float(f'{rate:.1e}')):,}" for rate in measured] == [shown], label
