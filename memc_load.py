@@ -110,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.test:
         prototest()
         return run.EXIT_OK
+    if options.check:
+        return run.check(options, MemcacheClient)
     return run.main(options, lambda given: ReferenceLoader(given).load(), MemcacheClient)
 
 

@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from memc_client import MemcacheClient  # imported here, so that --help does not wait for it
     from memcload import run
 
+    if options.check:
+        return run.check(options, MemcacheClient)
     if options.verify:
         return run.verify(options, MemcacheClient)
     return run.main(options, run.load_in_parallel, MemcacheClient)

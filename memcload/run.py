@@ -8,11 +8,12 @@ import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from memcload.cancel import Cancel
+from memcload.check import Plan, check_load
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
@@ -22,10 +23,11 @@ from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
 from memcload.memcached.tls import Credentials, make_tls_context, read_credentials
 from memcload.options import Options, ParallelOptions
-from memcload.output.progress import show_progress
-from memcload.output.report import write_report
+from memcload.output.checks import show_findings
+from memcload.output.progress import Tracked, show_progress
 from memcload.output.results import Results
-from memcload.output.summary import summarize
+from memcload.output.telling import tell, tell_verification
+from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
@@ -148,33 +150,68 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
             LOG.error("%s", error)
             is_clean = False
         exit_code = _exit_code(options, cancel, is_clean)
-        exit_code = _tell(
-            options, dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
-        )
+        results = dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
+        exit_code = tell(results, as_table=options.progress, report=options.report, metrics=options.metrics)
         LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
         return exit_code
 
     return _guard(options, lock_and_load)
 
 
+def check(options: Options, new_client: NewClient) -> int:
+    """Tell if everything is as a load with these options will need it; return the exit code."""
+
+    def look(cancel: Cancel) -> int:
+        router, connect = _servers(options, new_client, cancel, retries=0)
+        plan = Plan(
+            source=_source(options),
+            router=router,
+            tls=options.tls,
+            rejects=options.rejects,
+            report=options.report,
+            metrics=options.metrics,
+            log=options.log,
+            engine=options.engine if isinstance(options, ParallelOptions) else None,
+        )
+        findings = check_load(plan, connect, options.connect_timeout + options.timeout, cancel)
+        if cancel.signal is None:
+            show_findings(findings, as_table=options.progress)
+        is_clean = not any(finding.problem for finding in findings)
+        return _exit_code(options, cancel, is_clean)
+
+    return _guard(options, look)
+
+
 def verify(options: ParallelOptions, new_client: NewClient) -> int:
-    """Compare files with what the servers hold; return the exit code."""
+    """Compare files with what the servers hold, and report; return the exit code."""
+    started = time.monotonic()
 
     def find_and_verify(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
         source = _source(options)
-        paths = source.find()
-        if not paths:
-            LOG.info("No file matches %s", options.pattern)
-        new_encoder = choose_encoder(options.engine, router, options.ttl, source.size_of(paths))
-        sink = ComparingSink(fleet, router.partitions, new_encoder, paths, options.sample)
-        verifier = Verifier(paths, source, router.partitions, sink, cancel)
+        verification = Verification(router.partitions, fleet.servers)
         try:
-            verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), options.block_size)
-        finally:
-            fleet.close()
-        verifier.report()
-        return _exit_code(options, cancel, verifier.is_clean)
+            paths = source.find()
+            if not paths:
+                LOG.info("No file matches %s", options.pattern)
+            new_encoder = choose_encoder(options.engine, router, options.ttl, source.size_of(paths))
+            sink = ComparingSink(fleet, router.partitions, new_encoder, paths, options.sample)
+            verifier = Verifier(paths, source, sink, cancel)
+            try:
+                with _progress(options, verifier, router, fleet, cancel) if paths else nullcontext():
+                    verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), options.block_size)
+            finally:
+                fleet.close()
+            sink.warn()
+            verification = dataclasses.replace(verification, files=verifier.files, found=sink.found)
+            is_clean = verifier.is_clean
+        except PatternError as error:
+            LOG.error("%s", error)
+            is_clean = False
+        exit_code = _exit_code(options, cancel, is_clean)
+        seconds = time.monotonic() - started
+        verification = dataclasses.replace(verification, exit_code=exit_code, seconds=seconds)
+        return tell_verification(verification, options.report, options.metrics)
 
     return _guard(options, find_and_verify)
 
@@ -193,19 +230,23 @@ def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
         LOG.info("No file matches %s", run.options.pattern)
     try:
-        shows_progress = run.options.progress and bool(paths)
-        progress = show_progress(run.tracker, run.router.partitions, run.fleet.servers, run.cancel)
-        with progress if shows_progress else nullcontext():
+        with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)
     finally:
         run.fleet.close()
     run.tracker.finalize_rest()
 
 
+def _progress(
+    options: Options, tracked: Tracked, router: Router, fleet: Fleet, cancel: Cancel
+) -> AbstractContextManager[None]:
+    return show_progress(tracked, router.partitions, fleet.servers, cancel) if options.progress else nullcontext()
+
+
 def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
     """Start the log, run the body and return its exit code; what goes wrong is logged in one line."""
     try:
-        start_logging(options.log, options.log_level)
+        start_logging(None if options.check else options.log, options.log_level)  # a check makes no file
     except OSError as error:
         warn_console(f"memc_load: can't open the log {options.log}: {error.strerror}")
         return EXIT_USAGE
@@ -233,24 +274,29 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
 
 
 def _fleet(options: Options, new_client: NewClient, cancel: Cancel) -> tuple[Router, Fleet]:
+    router, connect = _servers(options, new_client, cancel, options.retries)
+    return router, Fleet(router.partitions, connect)
+
+
+def _servers(
+    options: Options, new_client: NewClient, cancel: Cancel, retries: int
+) -> tuple[Router, Callable[[Server], Client]]:
+    """Return the partitions, and what makes a client of a server."""
     try:
         router = Router({name: options.servers[name] for name in options.only}, options.routing)
         tls = make_tls_context(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None
         credentials = read_credentials(options.auth_file) if options.auth_file else None
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
-    return router, Fleet(
-        router.partitions,
-        lambda server: new_client(
-            server,
-            timeout=options.timeout,
-            connect_timeout=options.connect_timeout,
-            retries=options.retries,
-            ttl=options.ttl,
-            cancel=cancel,
-            tls=tls,
-            credentials=credentials,
-        ),
+    return router, lambda server: new_client(
+        server,
+        timeout=options.timeout,
+        connect_timeout=options.connect_timeout,
+        retries=retries,
+        ttl=options.ttl,
+        cancel=cancel,
+        tls=tls,
+        credentials=credentials,
     )
 
 
@@ -275,23 +321,3 @@ def _exit_code(options: Options, cancel: Cancel, is_clean: bool) -> int:
     if cancel.signal is not None:
         return 128 + cancel.signal
     return EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
-
-
-def _tell(options: Options, results: Results) -> int:
-    """Tell people and machines what became of everything; return the exit code."""
-    summarize(results, as_table=options.progress)
-    if options.report is not None:
-        try:
-            write_report(results, options.report)
-        except OSError as error:
-            LOG.error("can't write the report %s: %s", options.report, error.strerror or error)
-            results = dataclasses.replace(results, exit_code=results.exit_code or EXIT_FAILED)
-    if options.metrics is not None:
-        try:
-            from memcload.output.metrics import write_metrics  # needs a library that nothing else needs
-
-            write_metrics(results, options.metrics)
-        except OSError as error:
-            LOG.error("can't write the metrics %s: %s", options.metrics, error.strerror or error)
-            results = dataclasses.replace(results, exit_code=results.exit_code or EXIT_FAILED)
-    return results.exit_code

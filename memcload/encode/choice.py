@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memcload.encode import object_cache
 from memcload.encode.compiled import CompiledEncoder
@@ -48,7 +48,7 @@ def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: 
         try:
             kernel = _load_kernel(router, may_compile=engine == "compiled" or pending_bytes >= _PAYS_FROM)
         except Exception as error:  # whatever Numba does not like here, Python can do
-            cause = str(error).partition("\n")[0] or type(error).__name__
+            cause = _cause(error)
             if engine == "compiled":
                 raise EngineError(f"the compiled engine can't be used: {cause}") from error
             LOG.warning(
@@ -60,14 +60,56 @@ def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: 
     return lambda: PythonEncoder(router, ttl)
 
 
+class EngineState(NamedTuple):
+    """What a load would encode with, found out without compiling or writing anything.
+
+    name: the engine
+    cached: where its compiled code lies and works
+    compiles_into: the directory where code would be kept that is not there yet
+    problem: why the compiled engine, or the code that is cached for it, can't be used
+    """
+
+    name: Literal["compiled", "python"]
+    cached: Path | None = None
+    compiles_into: Path | None = None
+    problem: str = ""
+
+
+def examine_engine(engine: EngineName, router: Router) -> EngineState:
+    """Return what a load with this `--engine` would encode with."""
+    if engine == "python":
+        return EngineState("python")
+    try:
+        _require_numba()
+        name = _cache_name(router.routing if router.hashes_keys else None)
+        code, problem = object_cache.read(name)
+    except Exception as error:
+        return EngineState("python", problem=_cause(error))
+    if code is not None:
+        try:
+            _linked(code, router)
+            return EngineState("compiled", cached=object_cache.find(name))
+        except Exception as error:
+            problem = f"what was cached as {name} does not work: {_cause(error)}"
+    return EngineState("compiled", compiles_into=object_cache.find_writable(), problem=problem or "")
+
+
+def _cause(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _require_numba() -> None:
+    if find_spec("numba") is None or find_spec("llvmlite") is None:
+        raise ImportError("Numba is not installed (pip install -r requirements-fast.txt)")
+
+
 def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
     """Return the kernel for a router from the cache, or compile it and keep it there.
 
     A kernel whose cached code is damaged is compiled in any case. Returns None where nothing is cached and nothing
     may be compiled. Raises ImportError where Numba is missing, and whatever Numba and llvmlite raise.
     """
-    if find_spec("numba") is None or find_spec("llvmlite") is None:
-        raise ImportError("Numba is not installed (pip install -r requirements-fast.txt)")
+    _require_numba()
     if not may_compile and object_cache.is_empty():
         return None  # found without llvmlite, which takes a moment to import
     routing = router.routing if router.hashes_keys else None

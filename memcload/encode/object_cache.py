@@ -28,6 +28,31 @@ class Cached(NamedTuple):
 
 def read(name: str) -> Cached:
     """Return what lies under a name in the first directory that has it whole."""
+    return _search(name)[0]
+
+
+def find(name: str) -> Path | None:
+    """Return where that lies; None where no directory has it."""
+    return _search(name)[1]
+
+
+def find_writable() -> Path | None:
+    """Return the directory that code would be written to, which may have to be made; None if there is none."""
+    for directory in _directories():
+        try:
+            _examine(directory)
+        except FileNotFoundError:
+            existing = next((parent for parent in directory.parents if parent.exists()), directory.parent)
+        except OSError:
+            continue
+        else:
+            existing = directory
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            return directory
+    return None
+
+
+def _search(name: str) -> tuple[Cached, Path | None]:
     problem = None
     for directory in _directories():
         path = directory / name
@@ -36,12 +61,12 @@ def read(name: str) -> Cached:
         except OSError:
             continue
         try:
-            return Cached(_checked(_read_own(path)))
+            return Cached(_checked(_read_own(path))), path
         except FileNotFoundError:
             continue
         except OSError as error:
             problem = problem or f"{path}: {error.strerror or error}"
-    return Cached(None, problem)
+    return Cached(None, problem), None
 
 
 def write(name: str, code: bytes) -> Path | None:

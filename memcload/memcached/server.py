@@ -11,7 +11,7 @@ from memcload.memcached.protocol import Refusal
 
 ServerState = Literal["ok", "retrying", "down"]
 
-_EVICTED = (b"evictions", b"extstore_objects_evicted", b"slab_reassign_evictions_nomem")
+EVICTED = (b"evictions", b"extstore_objects_evicted", b"slab_reassign_evictions_nomem")
 _PROXY_STATS = b"proxy_"  # how memcached as a proxy calls some; those it tells are its own
 _ITEMS_PER_BUCKET = 1.5  # above which memcached doubles its hash table
 _HASH_POWERS = range(13, 33)  # that memcached takes
@@ -203,7 +203,7 @@ class Server:
             if before and now.is_same_process(before) and self._has_restarted_unseen(numbers.get(b"cmd_set"), sets):
                 now = now._replace(generation=before.generation + 1)
             self._count(before, now)
-            self._count_evictions(before, now, sum(numbers.get(name, 0) for name in _EVICTED))
+            self._count_evictions(before, now, sum(numbers.get(name, 0) for name in EVICTED))
             self._note_hash_table(before, now, numbers)
             self._look += 1
             self._sets = numbers.get(b"cmd_set", 0)

@@ -48,6 +48,47 @@ def write_standard_output(text: str) -> None:
         _write_slowly(descriptor, text.encode("utf-8", "backslashreplace"))
 
 
+def why_not_written(path: str) -> str | None:
+    """Return why write_file would fail, as far as that can be known without writing anything; None if it would not."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return why_not_writable(os.path.dirname(os.path.realpath(path)))
+    except OSError as error:
+        return f"{error.strerror}"
+    if stat.S_ISDIR(status.st_mode):
+        return "it is a directory"
+    if not stat.S_ISREG(status.st_mode):
+        return None if os.access(path, os.W_OK) else "it can't be written"
+    directory = os.path.dirname(os.path.realpath(path))
+    parent = os.stat(directory)
+    if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, status.st_uid):
+        return f"it is another user's, and in the sticky directory {directory} only that user can replace it"
+    return why_not_writable(directory)
+
+
+def why_not_appended(path: str) -> str | None:
+    """Return why nothing could be appended to a file, or to a new one, as far as that can be known; None if it can."""
+    if os.path.isdir(path):
+        return "it is a directory"
+    if os.path.exists(path):
+        return None if os.access(path, os.W_OK) else "it can't be written"
+    return why_not_writable(os.path.dirname(os.path.realpath(path)))
+
+
+def why_not_writable(directory: str) -> str | None:
+    """Return why no file can be made in a directory, as far as that can be known; None if one can."""
+    if not os.path.isdir(directory):
+        return f"there is no directory {directory}"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"the directory {directory} can't be written"
+    disk = os.statvfs(directory)
+    free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+    if (disk.f_blocks and not free) or (disk.f_files and not disk.f_ffree):
+        return f"the disk of {directory} is full"
+    return None
+
+
 def read_file(path: str, limit: int) -> bytes:
     """Return the beginning of a regular file; nothing of what is none, or can't be read."""
     with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -39,8 +39,13 @@ def write_metrics(results: Results, path: str) -> None:
     They are gauges about the last run: every run is a process of its own. Times of earlier runs that still count are
     taken over from the file that is replaced; a pipe or a device is never read.
     """
+    write_collected(lambda earlier, now: _RunCollector(results, earlier, now), path)
+
+
+def write_collected(new_collector: Callable[[bytes, float], Collector], path: str) -> None:
+    """Write what a collector yields that is made of the earlier metrics and the time now. Raises OSError."""
     registry = CollectorRegistry()
-    registry.register(_RunCollector(results, read_file(path, _LARGEST_FILE), time.time()))
+    registry.register(new_collector(read_file(path, _LARGEST_FILE), time.time()))
     write_file(path, generate_latest(registry).decode())
 
 
@@ -62,13 +67,13 @@ class _RunCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the metrics."""
         results, totals = self._results, self._results.totals
-        yield _gauge("memc_load_last_run_timestamp_seconds", "When the last run ended.", self._now)
+        yield gauge("memc_load_last_run_timestamp_seconds", "When the last run ended.", self._now)
         success, loaded = self._success(), self._last_file()
         if success is not None:
-            yield _gauge(_LAST_SUCCESS, "When the last run with exit code 0 ended that was not dry.", success)
-        yield _gauge(_LAST_FILE, "When the last file was loaded; 0 if none ever was.", loaded or 0)
-        yield _gauge("memc_load_exit_code", "Exit code of the last run.", results.exit_code)
-        yield _gauge("memc_load_duration_seconds", "How long the last run took.", results.seconds)
+            yield gauge(_LAST_SUCCESS, "When the last run with exit code 0 ended that was not dry.", success)
+        yield gauge(_LAST_FILE, "When the last file was loaded; 0 if none ever was.", loaded or 0)
+        yield gauge("memc_load_exit_code", "Exit code of the last run.", results.exit_code)
+        yield gauge("memc_load_duration_seconds", "How long the last run took.", results.seconds)
 
         by_status = Counter(file.status for file in results.files)
         files = GaugeMetricFamily("memc_load_files", "Files of the last run.", labels=["status"])
@@ -81,7 +86,7 @@ class _RunCollector(Collector):
         for reason in REASONS:
             records.add_metric(["rejected", reason], totals.rejected[reason])
         yield records
-        yield _gauge("memc_load_partial_records", "Records of the last run that lost some app ids.", totals.partial)
+        yield gauge("memc_load_partial_records", "Records of the last run that lost some app ids.", totals.partial)
         yield from self._servers()
 
     def _servers(self) -> Iterator[GaugeMetricFamily]:
@@ -94,18 +99,19 @@ class _RunCollector(Collector):
 
     def _success(self) -> float | None:
         is_success = self._results.exit_code == 0 and not self._results.dry
-        return self._now if is_success else _earlier_value(self._earlier, _LAST_SUCCESS)
+        return self._now if is_success else earlier_value(self._earlier, _LAST_SUCCESS)
 
     def _last_file(self) -> float | None:
         ended = [file.started + file.seconds for file in self._results.files if file.status == "done"]
-        return self._now - (time.monotonic() - max(ended)) if ended else _earlier_value(self._earlier, _LAST_FILE)
+        return self._now - (time.monotonic() - max(ended)) if ended else earlier_value(self._earlier, _LAST_FILE)
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    """Return a metric without labels."""
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _earlier_value(metrics: bytes, name: str) -> float | None:
+def earlier_value(metrics: bytes, name: str) -> float | None:
     """Return the value of a metric without labels in the text of earlier metrics."""
     found = re.search(rb"^%b ([0-9.e+]+)$" % name.encode(), metrics, re.MULTILINE)
     try:
