@@ -122,6 +122,10 @@ class ErrorReply(Exception):
         super().__init__(shown(line))
 
 
+class SpeaksTls(Exception):
+    """The server answers with TLS what was no TLS."""
+
+
 def shown(line: bytes) -> str:
     """Return a reply line, or the beginning of it, for people."""
     return line[:80].decode("ascii", "backslashreplace")

@@ -87,6 +87,14 @@ class Hangup(Exception):
     """Raised by a front end: it closes the connection."""
 
 
+class Cut(Hangup):
+    """Raised by a front end: it closes the connection after these bytes."""
+
+    def __init__(self, last: bytes) -> None:
+        super().__init__()
+        self.last = last
+
+
 class FrontEnd:
     """Reads commands one by one and passes them on to a real memcached.
 
@@ -116,8 +124,12 @@ class FrontEnd:
                 server.sendall(line + data)
                 if word == b"ms" and b"q" in words and not any(flag.startswith(b"M") for flag in words[3:]):
                     continue
-                for part in self._reply(word, replies):
-                    client.sendall(self.change(part))
+                try:
+                    for part in self._reply(word, replies):
+                        client.sendall(self.change(part))
+                except Cut as cut:
+                    client.sendall(cut.last)
+                    return
 
     @staticmethod
     def size(word: bytes, words: list[bytes]) -> int:
