@@ -259,6 +259,11 @@ class Server:
         return self._hash_table
 
     @property
+    def hash_table_before(self) -> HashTable | None:
+        """How large its hash table was at first, in this run and since it last restarted; None if it does not tell."""
+        return self._hash_table_before
+
+    @property
     def advised_hash_power(self) -> int | None:
         """The `-o hashpower` that spares the server the growing of its hash table; None if it has not grown."""
         if not self._hash_table_has_grown:

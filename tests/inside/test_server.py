@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import random
 import shutil
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,21 @@ import pytest
 from memc_client import MemcacheClient
 from memcload.memcached.batch import lookups
 from memcload.memcached.server import UNKNOWN, Identity, Server, ServerDown
-from tests.inside.peers import Cut, FrontEnd, Hangup, NoMeta, NoStats, OldMeta, Peer, Picky, SameProcess, replying
+from tests.inside.peers import (
+    Cut,
+    FrontEnd,
+    Hangup,
+    NoMeta,
+    NoStats,
+    OldMeta,
+    Peer,
+    Picky,
+    SameProcess,
+    listening,
+    replying,
+)
 from tests.inside.test_batch import make_batch
-from tools.servers import FREE_PORTS, MemcachedServer
+from tools.servers import MemcachedServer
 
 RECORDS = [(b"idfa:%d" % number, b"value %d" % number) for number in range(100)]
 COMMANDS = [(b"idfa:quit", b"\nquit\r\n\nflush_all\r\n"), (b"idfa:set", b"\r\nset stray 0 0 1\r\n1\r\n")]
@@ -377,26 +387,18 @@ def test_what_makes_a_proxy_close_its_connection_is_not_done_twice(
     assert len(log.messages) == 1
 
 
-@contextmanager
-def twemproxy(upstream: str, directory: Path) -> Iterator[str]:
-    """Start a twemproxy before a memcached; yield its address."""
-    port = random.choice(FREE_PORTS)
-    configuration = directory / "nutcracker.yml"
-    configuration.write_text(
-        f"alpha:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  servers:\n   - {upstream}:1\n"
-    )
-    with subprocess.Popen(["nutcracker", "-c", configuration, "-s", str(port + 1), "-o", directory / "log"]) as process:
-        try:
-            deadline = time.monotonic() + 5
-            while True:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
+def twemproxy(upstream: str, directory: Path) -> AbstractContextManager[str]:
+    """Start a twemproxy before a memcached; its address is what it yields."""
+
+    def command(port: int) -> list[str]:
+        configuration = directory / "nutcracker.yml"
+        configuration.write_text(
+            f"alpha:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n"
+            f"  servers:\n   - {upstream}:1\n"
+        )
+        return ["nutcracker", "-c", str(configuration), "-s", str(port + 1), "-o", str(directory / "log")]
+
+    return listening(command)
 
 
 @pytest.mark.skipif(shutil.which("nutcracker") is None, reason="twemproxy is not installed")

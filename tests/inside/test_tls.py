@@ -5,14 +5,12 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-import random
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -28,9 +26,8 @@ from memc_client import MemcacheClient, ServerDown
 from memcload.cancel import Cancel
 from memcload.memcached.batch import lookups
 from memcload.memcached.tls import Credentials, make_tls_context, read_credentials
-from tests.inside.peers import Peer, replying
+from tests.inside.peers import Peer, listening, replying
 from tests.inside.test_batch import make_batch
-from tools.servers import FREE_PORTS
 
 RECORDS = [(b"idfa:%d" % number, b"value %d" % number) for number in range(100)]
 SECRET = "correct:horse"
@@ -78,24 +75,10 @@ def password_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@contextmanager
-def memcached(*options: str) -> Iterator[str]:
-    """Start a memcached that may not answer just anybody; yield its address."""
-    port = random.choice(FREE_PORTS)
+def memcached(*options: str) -> AbstractContextManager[str]:
+    """Start a memcached that may not answer just anybody; its address is what it yields."""
     user = ["-u", "root"] if os.geteuid() == 0 else []
-    with subprocess.Popen(["memcached", "-l", "127.0.0.1", "-p", str(port), *user, *options]) as process:
-        try:
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
+    return listening(lambda port: ["memcached", "-l", "127.0.0.1", "-p", str(port), *user, *options])
 
 
 def tls_memcached(certificate: tuple[str, str], *options: str) -> AbstractContextManager[str]:
@@ -215,6 +198,8 @@ def test_a_server_may_want_a_certificate_of_its_clients(
 
 def test_a_server_that_wants_tls_and_gets_none_is_told(tls_server: str) -> None:
     assert failure(MemcacheClient(tls_server)) == "wants TLS: use --tls"
+    assert failure(MemcacheClient(tls_server.replace("127.0.0.1", "localhost"))) == "wants TLS: use --tls"
+    assert failure(MemcacheClient(tls_server, credentials=Credentials(b"user", b"x"))) == "wants TLS: use --tls"
 
 
 def test_a_server_that_ends_connections_in_good_order_may_want_tls() -> None:
