@@ -266,14 +266,13 @@ class MemcacheClient:
         if not server.closes_at_probe:
             probe = ProbeReply()
             try:
-                self._speaks_meta = channel.exchange([PROBE], probe)[0]
+                self._speaks_meta = server.speaks_meta = channel.exchange([PROBE], probe)[0]
             except ConnectionError:
                 if server.speaks_meta or probe.has_begun:
                     raise
                 server.closes_at_probe = True
+                server.speaks_meta = False
                 return False
-            finally:
-                server.speaks_meta = self._speaks_meta
         return True
 
     def _look(self, channel: Channel, reply: StatsReply | None = None) -> None:

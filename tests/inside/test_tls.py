@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from memc_client import MemcacheClient, ServerDown
 from memcload.cancel import Cancel
-from memcload.memcached.batch import lookups
+from memcload.memcached.batch import LOOKUP_SIZE, lookups
 from memcload.memcached.tls import Credentials, make_tls_context, read_credentials
 from tests.inside.peers import Peer, listening, replying
 from tests.inside.test_batch import make_batch
@@ -143,6 +143,14 @@ def test_a_record_of_any_size_is_stored_over_tls(tls_server: str, tls: ssl.SSLCo
         assert [refusal.position for refusal in refusals] == [1, 102]
 
 
+def test_lookups_of_any_length_are_answered_over_tls(tls_server: str, tls: ssl.SSLContext) -> None:
+    for size in (20, 43, 249):
+        records = [(b"%0*d" % (size, number), b"value %d" % number) for number in range(LOOKUP_SIZE)]
+        with closing(MemcacheClient(tls_server, tls=tls, retries=0)) as client:
+            assert client.store([make_batch(records)]).refusals == []
+            assert [client.lookup(lookup) for lookup in lookups(records)] == [[]]
+
+
 def test_small_requests_over_tls_do_not_wait_for_each_other(tls_server: str, tls: ssl.SSLContext) -> None:
     with closing(MemcacheClient(tls_server, tls=tls)) as client:
         client.confirm()
@@ -244,6 +252,30 @@ def test_a_frozen_handshake_ends_in_time(tls: ssl.SSLContext, shows_life: bool) 
             client.confirm()
         assert 0.3 <= time.monotonic() - started < 1
         over.set()
+
+
+def test_an_endless_reply_over_tls_ends_in_time(certificates: Certificates, tls: ssl.SSLContext) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificates.issue("endless", "127.0.0.1"))
+
+    def talk(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as secure:
+            secure.recv(100)
+            secure.sendall(b"VERSION 1\r\n")
+            secure.recv(100)
+            secure.sendall(b"".join(b"STAT %s 1\r\n" % name for name in (b"pid", b"time", b"uptime")) + b"END\r\n")
+            secure.recv(100)
+            secure.sendall(b"CLIENT_ERROR invalid mode\r\nEN\r\nMN\r\n")
+            secure.recv(1000)
+            secure.sendall(b"VA 1000000000\r\n")
+            while True:
+                secure.sendall(bytes(1 << 20))
+
+    with Peer(talk) as peer, closing(MemcacheClient(peer.address, tls=tls, retries=0, timeout=0.5)) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerDown, match="timed out"):
+            client.lookup(next(lookups(RECORDS)))
+        assert time.monotonic() - started < 3
 
 
 def test_a_frozen_handshake_ends_when_the_run_is_cancelled(tls: ssl.SSLContext) -> None:
