@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tenacity
@@ -23,22 +23,22 @@ import tenacity
 from memcload.cancel import Cancel
 from memcload.memcached.address import parse_address
 from memcload.memcached.batch import Batch, Difference, Lookup, Refusal
-from memcload.memcached.causes import FAILURES, WANTS_TLS, Failure, explain
+from memcload.memcached.causes import FAILURES, Failure, explain
 from memcload.memcached.connecting import Connection, Settings, connect, wants_tls
 from memcload.memcached.protocol import (
-    END_OF_BATCH,
     PROBE,
     STATS,
     VERSION,
     ErrorReply,
+    SpeaksTls,
     classic_gets,
-    classic_set,
     expiry,
 )
 from memcload.memcached.replies import BatchReply, LookupReplies, ProbeReply, SetReplies, StatsReply, VersionReply
+from memcload.memcached.requests import classic_sets, meta_sets
 from memcload.memcached.server import UNKNOWN, Identity, Server, ServerDown, ServerState, Stored
 from memcload.memcached.tls import Credentials
-from memcload.memcached.transport import TLS_SEND_SIZE, Buffer, Channel
+from memcload.memcached.transport import Channel, Closed
 
 __all__ = ["MemcacheClient", "ServerDown"]
 
@@ -46,7 +46,6 @@ _Result = TypeVar("_Result")
 
 _BACKOFF_BASE = 0.1  # seconds before the first retry, doubled before each further one
 _BACKOFF_LIMIT = 2.0  # seconds
-_CLASSIC_SEND_SIZE = 1 << 16  # bytes of classic sets that are made at once
 
 
 class MemcacheClient:
@@ -210,13 +209,15 @@ class MemcacheClient:
         self.server.report(self, state, cause)
 
     def _explain(self, error: Exception) -> Failure:
-        """Return what an error means; find out whether a server that closes new connections wants TLS."""
+        """Return what an error means; find out whether a server that ends new connections wants TLS."""
         server = self.server
         if isinstance(error, ConnectionError) and not server.version and not self._settings.tls:
-            if server.wants_tls is None and not isinstance(error, ConnectionRefusedError):
-                server.wants_tls = wants_tls(server.address, self._settings)
+            if isinstance(error, Closed):
+                return Failure("closed the connection at once; if it wants TLS, use --tls")
+            if server.wants_tls is None and isinstance(error, (ConnectionResetError, BrokenPipeError)):
+                server.wants_tls = wants_tls(server.address, self._settings)  # it may reset what is no TLS
             if server.wants_tls:
-                return Failure(WANTS_TLS, is_transient=False)
+                return explain(SpeaksTls())
         return explain(error)
 
     # -- connecting, and letting go
@@ -251,34 +252,34 @@ class MemcacheClient:
         A proxy may do so at a command that it does not know. Such a command is not sent again.
         """
         server = self.server
-        self._speaks_meta = False
         if server.detects_restarts:
+            stats = StatsReply()
             try:
-                self._look(channel)
+                self._look(channel, stats)
             except (ErrorReply, ConnectionError) as error:
-                if server.has_told_stats:
+                if server.has_told_stats or stats.has_begun:
                     raise
                 server.tells_no_stats()
                 if isinstance(error, ConnectionError):
                     return False
+        self._speaks_meta = False
         if not server.closes_at_probe:
+            probe = ProbeReply()
             try:
-                self._speaks_meta = channel.exchange([PROBE], ProbeReply())[0]
+                self._speaks_meta = server.speaks_meta = channel.exchange([PROBE], probe)[0]
             except ConnectionError:
-                if server.speaks_meta:
+                if server.speaks_meta or probe.has_begun:
                     raise
                 server.closes_at_probe = True
+                server.speaks_meta = False
                 return False
-            finally:
-                server.speaks_meta = self._speaks_meta
         return True
 
-    def _look(self, channel: Channel) -> None:
+    def _look(self, channel: Channel, reply: StatsReply | None = None) -> None:
         """Learn from its statistics who the server is."""
         with self.server.looking:
             sets = self.server.sets_acknowledged()
-            stats = dict(channel.exchange([STATS], StatsReply()))
-            identity = self.server.learn(stats, sets)
+            identity = self.server.learn(dict(channel.exchange([STATS], reply or StatsReply())), sets)
         if identity is None:
             raise ErrorReply(b"statistics without pid and uptime")
         self._identity = identity
@@ -307,32 +308,12 @@ class MemcacheClient:
         channel = self._connected().channel
         begun = self.server.begin()
         refusals: list[Refusal] = []
+        is_tls = self._settings.tls is not None
         # A server that refuses something does not always tell which record. With a reply for each it is clear.
-        if not self._speaks_meta or channel.exchange(self._commands(batches), BatchReply(count)):
-            refusals = channel.exchange(self._classic_sets(batches), SetReplies(count))
+        if not self._speaks_meta or channel.exchange(meta_sets(batches, is_tls), BatchReply(count)):
+            refusals = channel.exchange(classic_sets(batches, self._expires, is_tls), SetReplies(count))
         self.server.acknowledge(count - len(refusals), begun)
         return Stored(self._identity, refusals)
-
-    def _commands(self, batches: Sequence[Batch]) -> list[Buffer]:
-        """Return the commands of batches as they are sent, closed by the one that asks for the reply."""
-        if self._settings.tls:
-            batches = [part for batch in batches for part in batch.slices(max_bytes=TLS_SEND_SIZE)]
-        return [*[batch.commands for batch in batches], END_OF_BATCH]
-
-    def _classic_sets(self, batches: Sequence[Batch]) -> Iterator[Buffer]:
-        """Yield the records of batches as classic sets."""
-        limit = TLS_SEND_SIZE if self._settings.tls else _CLASSIC_SEND_SIZE
-        commands: list[bytes] = []
-        size = 0
-        for batch in batches:
-            for key, value in batch.records():
-                command = classic_set(key, value, self._expires)
-                if size + len(command) > limit:
-                    yield b"".join(commands)
-                    commands, size = [], 0
-                commands.append(command)
-                size += len(command)
-        yield b"".join(commands)
 
     def _look_up(self, lookup: Lookup) -> list[Difference]:
         channel = self._connected().channel

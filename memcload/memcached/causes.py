@@ -5,13 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 
-from memcload.memcached.protocol import BadReply, ErrorReply
+from memcload.memcached.protocol import BadReply, ErrorReply, SpeaksTls
 from memcload.memcached.tls import WrongPassword, explain_tls
 
-FAILURES = (OSError, BadReply, ErrorReply, WrongPassword)
+FAILURES = (OSError, BadReply, ErrorReply, SpeaksTls, WrongPassword)
 """What a request may raise."""
-
-WANTS_TLS = "wants TLS: use --tls"
 
 
 class Failure(Exception):
@@ -31,6 +29,8 @@ def explain(error: Exception) -> Failure:
     """Return what one of FAILURES means."""
     if isinstance(error, ssl.SSLError):
         return Failure(*explain_tls(error))
+    if isinstance(error, SpeaksTls):
+        return Failure("wants TLS: use --tls", is_transient=False)
     if isinstance(error, WrongPassword):
         return Failure("refuses the user or the password of --auth-file", is_transient=False)
     if isinstance(error, ErrorReply):

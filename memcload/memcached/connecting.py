@@ -106,15 +106,16 @@ def wants_tls(address: str, settings: Settings) -> bool:
     parsed = parse_address(address)
     if isinstance(parsed, str):
         return False
-    try:
+    with contextlib.suppress(OSError):
         for endpoint in look_up(*parsed, _deadline(settings)):
-            channel = _open(_Client(parsed, endpoint, settings), context, settings)
-            channel.close()
+            try:
+                _open(_Client(parsed, endpoint, settings), context, settings).close()
+            except ssl.SSLError as error:
+                if "ALERT" not in (error.reason or ""):
+                    continue
+            except OSError:
+                continue
             return True
-    except ssl.SSLError as error:
-        return "ALERT" in (error.reason or "")
-    except OSError:
-        pass
     return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 END_OF_BATCH = b"mn\r\n"
@@ -134,6 +135,11 @@ class ErrorReply(Exception):
         super().__init__(shown(line))
 
 
+class SpeaksTls(Exception):
+    """The server answers with TLS what was no TLS."""
+
+
+@lru_cache(maxsize=64)  # many refusals share their words
 def shown(line: bytes) -> str:
     """Return a reply line, or the beginning of it, for people."""
     return line[:80].decode("ascii", "backslashreplace")

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
-from memcload.memcached.protocol import BadReply, Difference, ErrorReply, Refusal, shown
+from memcload.memcached.protocol import BadReply, Difference, ErrorReply, Refusal, SpeaksTls, shown
 
 _MAX_LINE = 2048  # bytes of a reply line; memcached's own are much shorter
 _MAX_STATS = 2000  # lines; memcached's own are about a hundred
 _MAX_DIGITS = 10  # of a value's length
+_PROBE_REFUSED = b"CLIENT_ERROR"
+_TLS_ALERT = b"\x15\x03"  # how a TLS server says that it does not understand
 
 Event_co = TypeVar("Event_co", covariant=True)
 
@@ -121,6 +123,12 @@ class OneLine(_LineReply[bytes]):
 class VersionReply(OneLine):
     """The reply to VERSION. Its event is the version."""
 
+    def receive(self, data: bytes) -> Sequence[bytes]:
+        """Take the next bytes; return the version when it is complete. Raises SpeaksTls."""
+        if not self._begun and data.startswith(_TLS_ALERT):
+            raise SpeaksTls
+        return super().receive(data)
+
     def _read(self, lines: list[bytes]) -> list[bytes]:
         word, _, version = super()._read(lines)[0].partition(b" ")
         if word == b"VERSION":
@@ -134,6 +142,11 @@ class StatsReply(_LineReply[tuple[bytes, bytes]]):
     def __init__(self) -> None:
         super().__init__()
         self._count = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """True if the server has begun to tell its statistics."""
+        return self._count > 0 or self._begun.startswith(b"STAT")
 
     def _read(self, lines: list[bytes]) -> list[tuple[bytes, bytes]]:
         stats = []
@@ -161,9 +174,14 @@ class ProbeReply(_LineReply[bool]):
         super().__init__()
         self._seen: list[bytes] = []
 
+    @property
+    def has_begun(self) -> bool:
+        """True if the server has begun to show that it understands."""
+        return (self._seen[0] if self._seen else self._begun).startswith(_PROBE_REFUSED)
+
     def _read(self, lines: list[bytes]) -> list[bool]:
         self._seen += lines
-        understood = len(self._seen) > 1 and self._seen[0].startswith(b"CLIENT_ERROR") and self._seen[1] == b"EN"
+        understood = len(self._seen) > 1 and self._seen[0].startswith(_PROBE_REFUSED) and self._seen[1] == b"EN"
         if len(self._seen) < (3 if understood else 4):
             return []
         if len(self._seen) > (3 if understood else 4):

@@ -13,6 +13,7 @@ ServerState = Literal["ok", "retrying", "down"]
 
 EVICTED = (b"evictions", b"extstore_objects_evicted", b"slab_reassign_evictions_nomem")
 _PROXY_STATS = b"proxy_"  # how memcached as a proxy calls some; those it tells are its own
+_MAX_DOUBTS = 2  # beyond which a server just does not count what it stores
 _ITEMS_PER_BUCKET = 1.5  # above which memcached doubles its hash table
 _HASH_POWERS = range(13, 33)  # that memcached takes
 
@@ -115,6 +116,7 @@ class Server:
         self._has_told_stats = False
         self._look = 0  # counts the looks at its statistics
         self._sets = 0  # the least that `cmd_set` can be while the process is the same
+        self._sets_seen = 0  # `cmd_set` at the last look
         self._doubts = 0  # restarts in a row that `cmd_set` alone showed
         self._evictions_seen = 0
         self._hash_table_before: HashTable | None = None
@@ -206,20 +208,22 @@ class Server:
             self._count_evictions(before, now, sum(numbers.get(name, 0) for name in EVICTED))
             self._note_hash_table(before, now, numbers)
             self._look += 1
-            self._sets = numbers.get(b"cmd_set", 0)
+            self._sets = self._sets_seen = numbers.get(b"cmd_set", 0)
             self._has_told_stats = True
             self.identity = now
             self.stats = stats
         return now
 
     def _has_restarted_unseen(self, cmd_set: int | None, sets: int) -> bool:
-        """Return True if a server that seems the same has not stored what it acknowledged."""
-        if cmd_set is None or cmd_set >= sets:
-            if sets > self._sets - 1 and cmd_set is not None and cmd_set > 0:
-                self._doubts = 0
+        """Return True if a server that seems to be the same has not stored what it acknowledged."""
+        if cmd_set is None:
+            return False
+        if cmd_set >= sets:
+            if sets > self._sets_seen:
+                self._doubts = 0  # it does count what it stores
             return False
         self._doubts += 1
-        return self._doubts < 3  # or it just does not count them
+        return self._doubts <= _MAX_DOUBTS
 
     def _count(self, before: Identity | None, now: Identity) -> None:
         if before is None or before == now:
@@ -253,6 +257,11 @@ class Server:
     def hash_table(self) -> HashTable | None:
         """How large its hash table is; None if it does not tell."""
         return self._hash_table
+
+    @property
+    def hash_table_before(self) -> HashTable | None:
+        """How large its hash table was at first, in this run and since it last restarted; None if it does not tell."""
+        return self._hash_table_before
 
     @property
     def advised_hash_power(self) -> int | None:

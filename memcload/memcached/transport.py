@@ -97,6 +97,7 @@ class Channel:
             elif broken:
                 raise broken
             if self._is_tls and (sent or data):
+                deadline.check()
                 continue  # poll knows nothing of what OpenSSL holds
             wants = select.POLLIN | self._receive_waits_for
             if left and not broken:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import subprocess
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -87,6 +90,14 @@ class Hangup(Exception):
     """Raised by a front end: it closes the connection."""
 
 
+class Cut(Hangup):
+    """Raised by a front end: it closes the connection after these bytes."""
+
+    def __init__(self, last: bytes) -> None:
+        super().__init__()
+        self.last = last
+
+
 class FrontEnd:
     """Reads commands one by one and passes them on to a real memcached.
 
@@ -116,8 +127,12 @@ class FrontEnd:
                 server.sendall(line + data)
                 if word == b"ms" and b"q" in words and not any(flag.startswith(b"M") for flag in words[3:]):
                     continue
-                for part in self._reply(word, replies):
-                    client.sendall(self.change(part))
+                try:
+                    for part in self._reply(word, replies):
+                        client.sendall(self.change(part))
+                except Cut as cut:
+                    client.sendall(cut.last)
+                    return
 
     @staticmethod
     def size(word: bytes, words: list[bytes]) -> int:
@@ -188,6 +203,33 @@ class SameProcess(FrontEnd):
         if reply.startswith((b"STAT pid ", b"STAT time ", b"STAT uptime ")):
             return b" ".join(reply.split()[:2]) + b" 1\r\n"
         return reply
+
+
+@contextmanager
+def listening(command: Callable[[int], Sequence[str]]) -> Iterator[str]:
+    """Start a program that listens on the port it is given; yield its address once it takes connections.
+
+    Unlike what tools.servers starts, it need not answer just anybody.
+    """
+    for port in random.sample(FREE_PORTS, 5):
+        with subprocess.Popen(command(port)) as process:
+            try:
+                if _takes_connections(process, port):
+                    yield f"127.0.0.1:{port}"
+                    return
+            finally:
+                process.kill()
+    raise OSError("it does not listen on any of five ports")
+
+
+def _takes_connections(process: subprocess.Popen[bytes], port: int) -> bool:
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)  # so that a program whose port is taken has ended
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return process.poll() is None
+    return False
 
 
 def replying(*replies: bytes) -> Talk:

@@ -15,6 +15,7 @@ from memcload.memcached.protocol import (
     Difference,
     ErrorReply,
     Refusal,
+    SpeaksTls,
     authentication,
     classic_gets,
     classic_set,
@@ -97,7 +98,7 @@ WRONG: list[tuple[NewReply, bytes, type[Exception], str]] = [
     (sets, b"CLIENT_ERROR bad data chunk\r\n", ErrorReply, "bad data chunk"),
     (VersionReply, b"ERROR Too many open connections\r\n", ErrorReply, "Too many open connections"),
     (VersionReply, b"CLIENT_ERROR unauthenticated\r\n", ErrorReply, "unauthenticated"),
-    (VersionReply, b"\x15\x03\x03\x00\x02\x02\x46\n", BadReply, "x15"),
+    (VersionReply, b"HTTP/1.1 400 Bad Request\r\n", BadReply, "HTTP"),
     (VersionReply, b"VERSION 1\r\nVERSION 1\r\n", BadReply, "more than it was asked"),
     (StatsReply, b"ERROR\r\n", ErrorReply, "^ERROR$"),
     (StatsReply, b"STAT a b\r\n" * 3000, BadReply, "do not end"),
@@ -181,6 +182,11 @@ def test_nothing_is_kept_of_what_was_understood() -> None:
     for _ in range(100):
         assert large.receive(bytes(1_000_000)) == []
     assert large.receive(b"\r\n") == [Difference(0, "different")]
+
+
+def test_an_alert_shows_a_server_that_wants_tls() -> None:
+    with pytest.raises(SpeaksTls):
+        VersionReply().receive(b"\x15\x03\x03\x00\x02\x02\x46")
 
 
 # --- commands -----------------------------------------------------------------------------------

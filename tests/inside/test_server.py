@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,19 @@ import pytest
 from memc_client import MemcacheClient
 from memcload.memcached.batch import lookups
 from memcload.memcached.server import UNKNOWN, Identity, Server, ServerDown
-from tests.inside.peers import FrontEnd, NoMeta, NoStats, OldMeta, Peer, Picky, SameProcess, replying
+from tests.inside.peers import (
+    Cut,
+    FrontEnd,
+    Hangup,
+    NoMeta,
+    NoStats,
+    OldMeta,
+    Peer,
+    Picky,
+    SameProcess,
+    listening,
+    replying,
+)
 from tests.inside.test_batch import make_batch
 from tools.servers import MemcachedServer
 
@@ -373,6 +387,32 @@ def test_what_makes_a_proxy_close_its_connection_is_not_done_twice(
     assert len(log.messages) == 1
 
 
+def twemproxy(upstream: str, directory: Path) -> AbstractContextManager[str]:
+    """Start a twemproxy before a memcached; its address is what it yields."""
+
+    def command(port: int) -> list[str]:
+        configuration = directory / "nutcracker.yml"
+        configuration.write_text(
+            f"alpha:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n"
+            f"  servers:\n   - {upstream}:1\n"
+        )
+        return ["nutcracker", "-c", str(configuration), "-s", str(port + 1), "-o", str(directory / "log")]
+
+    return listening(command)
+
+
+@pytest.mark.skipif(shutil.which("nutcracker") is None, reason="twemproxy is not installed")
+def test_twemproxy_is_loaded(tmp_path: Path, memcached: MemcachedServer) -> None:
+    records = [*((b"twem:%d" % number, b"value %d" % number) for number in range(5000)), *COMMANDS]
+    with twemproxy(memcached.address, tmp_path) as address, closing(MemcacheClient(address)) as client:
+        assert client.store([make_batch(records)]).refusals == []
+        assert client.set(b"alone", b"1") is None
+        assert {str(client.lookup(lookup)) for lookup in lookups(records)} == {"[]"}
+        client.confirm()
+        assert (client.server.retries, client.server.restarts) == (0, 0)
+        assert (client.server.speaks_meta, client.server.detects_restarts) == (False, False)
+
+
 @pytest.mark.parametrize("kind", [NoStats, Picky, FrontEnd])
 def test_a_proxy_that_closes_idle_connections_has_not_restarted(
     memcached: MemcachedServer, kind: type[FrontEnd]
@@ -408,6 +448,50 @@ def test_a_proxy_that_tells_no_statistics_hides_restarts(memcached: MemcachedSer
         assert client.confirm() == before
         assert not client.server.detects_restarts
         assert client.server.restarts == 0
+
+
+class Rude(FrontEnd):
+    """A proxy that answers what it does not know with an error, and closes the connection."""
+
+    def __call__(self, sock: socket.socket) -> None:
+        self._last = threading.local()
+        super().__call__(sock)
+
+    def answer(self, word: bytes, words: list[bytes], line: bytes) -> bytes | None:
+        if getattr(self._last, "was_unknown", False):
+            raise Hangup
+        self._last.was_unknown = word not in (b"set", b"get", b"version")
+        return b"ERROR\r\n" if self._last.was_unknown else None
+
+
+def test_a_proxy_that_answers_with_an_error_and_closes_is_loaded(memcached: MemcachedServer) -> None:
+    with Peer(Rude(memcached.address)) as peer, closing(MemcacheClient(peer.address)) as client:
+        for _ in range(3):
+            assert client.store([make_batch(RECORDS)]).refusals == []
+            client.confirm()
+            client.close()
+        assert (client.server.retries, client.server.restarts) == (0, 0)
+        assert peer.connections <= 5
+
+
+def test_half_a_reply_to_a_probe_is_a_broken_connection_and_no_sign_of_a_proxy(memcached: MemcachedServer) -> None:
+    class Half(FrontEnd):
+        def __init__(self, upstream: str, at: bytes) -> None:
+            super().__init__(upstream)
+            self._at = at
+            self._cuts = 2
+
+        def change(self, reply: bytes) -> bytes:
+            if reply.startswith(self._at) and self._cuts:
+                self._cuts -= 1
+                raise Cut(reply[: len(reply) // 2])
+            return reply
+
+    for at in (b"STAT uptime", b"CLIENT_ERROR", b"EN"):
+        with Peer(Half(memcached.address, at)) as peer, closing(MemcacheClient(peer.address)) as client:
+            client.store([make_batch(RECORDS)])
+            assert (client.server.retries, client.server.restarts) == (2, 0)
+            assert (client.server.speaks_meta, client.server.detects_restarts) == (True, True)
 
 
 def test_a_server_that_has_told_its_statistics_once_is_not_believed_to_tell_none(memcached: MemcachedServer) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-import random
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -26,11 +24,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from memc_client import MemcacheClient, ServerDown
 from memcload.cancel import Cancel
-from memcload.memcached.batch import lookups
+from memcload.memcached.batch import LOOKUP_SIZE, lookups
 from memcload.memcached.tls import Credentials, make_tls_context, read_credentials
-from tests.inside.peers import Peer
+from tests.inside.peers import Peer, listening, replying
 from tests.inside.test_batch import make_batch
-from tools.servers import FREE_PORTS
 
 RECORDS = [(b"idfa:%d" % number, b"value %d" % number) for number in range(100)]
 SECRET = "correct:horse"
@@ -78,24 +75,10 @@ def password_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@contextmanager
-def memcached(*options: str) -> Iterator[str]:
-    """Start a memcached that may not answer just anybody; yield its address."""
-    port = random.choice(FREE_PORTS)
+def memcached(*options: str) -> AbstractContextManager[str]:
+    """Start a memcached that may not answer just anybody; its address is what it yields."""
     user = ["-u", "root"] if os.geteuid() == 0 else []
-    with subprocess.Popen(["memcached", "-l", "127.0.0.1", "-p", str(port), *user, *options]) as process:
-        try:
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
+    return listening(lambda port: ["memcached", "-l", "127.0.0.1", "-p", str(port), *user, *options])
 
 
 def tls_memcached(certificate: tuple[str, str], *options: str) -> AbstractContextManager[str]:
@@ -160,6 +143,14 @@ def test_a_record_of_any_size_is_stored_over_tls(tls_server: str, tls: ssl.SSLCo
         assert [refusal.position for refusal in refusals] == [1, 102]
 
 
+def test_lookups_of_any_length_are_answered_over_tls(tls_server: str, tls: ssl.SSLContext) -> None:
+    for size in (20, 43, 249):
+        records = [(b"%0*d" % (size, number), b"value %d" % number) for number in range(LOOKUP_SIZE)]
+        with closing(MemcacheClient(tls_server, tls=tls, retries=0)) as client:
+            assert client.store([make_batch(records)]).refusals == []
+            assert [client.lookup(lookup) for lookup in lookups(records)] == [[]]
+
+
 def test_small_requests_over_tls_do_not_wait_for_each_other(tls_server: str, tls: ssl.SSLContext) -> None:
     with closing(MemcacheClient(tls_server, tls=tls)) as client:
         client.confirm()
@@ -215,6 +206,21 @@ def test_a_server_may_want_a_certificate_of_its_clients(
 
 def test_a_server_that_wants_tls_and_gets_none_is_told(tls_server: str) -> None:
     assert failure(MemcacheClient(tls_server)) == "wants TLS: use --tls"
+    assert failure(MemcacheClient(tls_server.replace("127.0.0.1", "localhost"))) == "wants TLS: use --tls"
+    assert failure(MemcacheClient(tls_server, credentials=Credentials(b"user", b"x"))) == "wants TLS: use --tls"
+
+
+def test_a_server_that_ends_connections_in_good_order_may_want_tls() -> None:
+    def talk(sock: socket.socket) -> None:
+        sock.recv(100)
+
+    with Peer(talk) as peer, closing(MemcacheClient(peer.address, retries=1)) as client:
+        with pytest.raises(ServerDown, match="closed the connection at once; if it wants TLS, use --tls"):
+            client.confirm()
+        assert peer.connections == 2
+    alert = b"\x15\x03\x03\x00\x02\x02\x46"
+    with Peer(replying(alert)) as peer:
+        assert failure(MemcacheClient(peer.address)) == "wants TLS: use --tls"
 
 
 def test_a_server_that_speaks_no_tls_is_told(tls: ssl.SSLContext, password_server: str) -> None:
@@ -228,7 +234,7 @@ def test_a_server_that_just_closes_connections_does_not_want_tls() -> None:
         with pytest.raises(ServerDown, match=r"closed|reset"):
             client.confirm()
         assert client.server.retries == 2
-        assert peer.connections == 4  # it was asked once
+        assert peer.connections <= 4  # it was asked once at most
 
 
 @pytest.mark.parametrize("shows_life", [False, True])
@@ -246,6 +252,30 @@ def test_a_frozen_handshake_ends_in_time(tls: ssl.SSLContext, shows_life: bool) 
             client.confirm()
         assert 0.3 <= time.monotonic() - started < 1
         over.set()
+
+
+def test_an_endless_reply_over_tls_ends_in_time(certificates: Certificates, tls: ssl.SSLContext) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificates.issue("endless", "127.0.0.1"))
+
+    def talk(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as secure:
+            secure.recv(100)
+            secure.sendall(b"VERSION 1\r\n")
+            secure.recv(100)
+            secure.sendall(b"".join(b"STAT %s 1\r\n" % name for name in (b"pid", b"time", b"uptime")) + b"END\r\n")
+            secure.recv(100)
+            secure.sendall(b"CLIENT_ERROR invalid mode\r\nEN\r\nMN\r\n")
+            secure.recv(1000)
+            secure.sendall(b"VA 1000000000\r\n")
+            while True:
+                secure.sendall(bytes(1 << 20))
+
+    with Peer(talk) as peer, closing(MemcacheClient(peer.address, tls=tls, retries=0, timeout=0.5)) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerDown, match="timed out"):
+            client.lookup(next(lookups(RECORDS)))
+        assert time.monotonic() - started < 3
 
 
 def test_a_frozen_handshake_ends_when_the_run_is_cancelled(tls: ssl.SSLContext) -> None:

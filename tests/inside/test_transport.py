@@ -26,6 +26,8 @@ from tests.inside.test_batch import make_batch
 from tools.servers import MemcachedServer
 
 RECORDS = [(b"idfa:%d" % number, b"value %d" % number) for number in range(100)]
+PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+DESCRIPTORS = Path("/proc/self/fd")
 
 # --- addresses ----------------------------------------------------------------------------------
 
@@ -120,8 +122,9 @@ def test_a_numeric_address_needs_no_resolver(servers: dict[str, MemcachedServer]
         assert threading.active_count() == threads
 
 
+@pytest.mark.skipif(not PORTS.exists(), reason="only Linux tells which ports it hands out to clients")
 def test_a_port_on_which_only_the_client_itself_would_listen_refuses() -> None:
-    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    low, high = map(int, PORTS.read_text().split())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -413,9 +416,10 @@ def test_what_an_old_connection_still_holds_is_read_before_newer_records_are_sen
         assert reader.get(b"key") == b"new"
 
 
+@pytest.mark.skipif(not DESCRIPTORS.exists(), reason="only Linux shows the open files of a process")
 def test_no_socket_is_left_open(servers: dict[str, MemcachedServer]) -> None:
     gc.collect()
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(list(DESCRIPTORS.iterdir()))
     for talk in (silent, replying(b"ERROR\r\n"), replying(b"VERSION 1\r\n", b"ERROR\r\n", b"x\r\n"), lambda sock: None):
         with (
             Peer(talk) as peer,
@@ -424,4 +428,4 @@ def test_no_socket_is_left_open(servers: dict[str, MemcachedServer]) -> None:
         ):
             client.store([make_batch(RECORDS)])
     gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(DESCRIPTORS.iterdir())) == before
