@@ -160,7 +160,7 @@ _LINES = st.builds(
 _LOGS = st.lists(_LINES, max_size=50).map(b"".join) | st.lists(_LINES, max_size=9).map(lambda x: b"".join(x)[:-1])
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     logs=st.lists(_LOGS, min_size=1, max_size=3),
     workers=st.integers(1, 8),

@@ -128,7 +128,7 @@ def test_a_server_that_restarts_after_its_last_record_of_the_file_is_noticed(
         finished = persistent_load(loader, idfa_first, servers, idfa=proxy.address, gaid=watch.address)
     assert_loaded(finished, idfa_first, servers)
     assert finished.device("idfa")["restarts"] == 1
-    rejects = idfa_first.directory / ".0.tsv.gz.rejects.tsv"
+    (rejects,) = idfa_first.directory.glob("*.rejects.tsv*")
     assert rejects.read_bytes() == expected(*idfa_first.logs).rejects_file  # each once, though loaded twice
 
 
@@ -190,7 +190,7 @@ def test_a_restart_while_several_files_are_open_loads_them_again_in_their_order(
     is_restarted = threading.Event()
 
     def restart() -> None:
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + 5
         while items(servers["idfa"]) < 3 * 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         servers["idfa"].restart()
@@ -198,11 +198,11 @@ def test_a_restart_while_several_files_are_open_loads_them_again_in_their_order(
 
     with (
         FaultyProxy(
-            servers["dvid"].address, held_until(is_restarted, seconds=2)
+            servers["dvid"].address, held_until(is_restarted, seconds=8)
         ) as brake,  # the first file waits for it
         FaultyProxy(servers["gaid"].address, at(b"gaid:last", restart)) as watch,
     ):
-        options = ("--workers", "4", "--max-error-rate", "1", "--timeout", "5")
+        options = ("--workers", "4", "--max-error-rate", "1", "--timeout", "20")
         finished = load(loader, inbox.pattern, servers, *options, dvid=brake.address, gaid=watch.address)
     assert_loaded(finished, inbox, servers)
     assert finished.device("idfa")["restarts"] == 1
@@ -210,7 +210,7 @@ def test_a_restart_while_several_files_are_open_loads_them_again_in_their_order(
     for number, text in enumerate(inbox.logs):
         counts = expected(text).counts()
         assert {name: finished.file(f"{number}.tsv.gz")[name] for name in counts} == counts
-        rejects = inbox.directory / f".{number}.tsv.gz.rejects.tsv"
+        (rejects,) = inbox.directory.glob(f".{number}.tsv.gz.rejects.tsv*")
         assert rejects.read_bytes() == expected(text).rejects_file
 
 

@@ -21,6 +21,7 @@ from tests.outside.memcached import Servers, addresses, closed_port, contents, e
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
 from tools.make_logs import write_logs
+from tools.servers import MemcachedServer
 
 COMPILED = tuple("compiled" if part == "python" else part for part in PARALLEL)
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs Numba")
@@ -230,13 +231,14 @@ def test_a_value_that_just_fits_is_missing_when_it_is_not_there(
     def sized(size: int) -> bytes:
         return line(dev_id=f"{size}", apps=",".join(["7"] * ((size - 18) // 2)))  # 2 bytes an id, 18 for coordinates
 
-    sizes = range(2**20 - 100, 2**20 - 8, 4)
-    loaded(tmp_path, servers, b"".join(map(sized, sizes)), rate="1")
-    held = contents(servers)
-    assert 0 < len(held) < len(sizes)
-    assert verify(loader, tmp_path / ".a.gz", servers).found["idfa"]["too_large"] == len(sizes) - len(held)
-    forget(servers, *(key.decode() for key in held))
-    verdict = verify(loader, tmp_path / ".a.gz", servers)
+    sizes = range(2**19 - 78, 2**19 - 60, 2)
+    with MemcachedServer.start("-I", "512k") as server:
+        here = {**servers, "idfa": server}
+        loaded(tmp_path, here, b"".join(map(sized, sizes)), rate="1")
+        held = contents(here)
+        assert 0 < len(held) < len(sizes)
+        forget(here, *(key.decode() for key in held))
+        verdict = verify(loader, tmp_path / ".a.gz", here)
     assert verdict.exit_code == 1
     assert verdict.found["idfa"]["missing"] == len(held)
     assert verdict.found["idfa"]["too_large"] == len(sizes) - len(held)
