@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.text import Text
 
 from tools.make_logs import write_logs
-from tools.servers import four_servers
+from tools.servers import LOAD_OPTIONS, four_servers
 
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
 SESSION = "memcload-screenshots"
-WIDTH, HEIGHT = 118, 27
+WIDTH, HEIGHT = 112, 27
 TIMEOUT = 120.0  # seconds
 
 
@@ -36,17 +36,17 @@ def main() -> int:
     if shutil.which("tmux") is None:
         print("tmux is not installed: install the package tmux", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as directory, four_servers("-m", "1024") as servers:
-        inbox = Path(directory, "inbox")
-        inbox.mkdir()
-        write_logs(inbox, files=2, lines=600_000, seed=3, malformed=0.000004)
+    with tempfile.TemporaryDirectory() as directory, four_servers(*LOAD_OPTIONS) as servers:
+        logs = Path(directory, "logs")
+        logs.mkdir()
+        write_logs(logs, files=2, lines=600_000, seed=3, malformed=0.000004)
         addresses = [word for name, server in servers.items() for word in (f"--{name}", server.address)]
-        loader = [sys.executable, str(PROJECT / "memc_load_parallel.py"), "--pattern", "inbox/*.tsv.gz", *addresses]
+        loader = [sys.executable, str(PROJECT / "memc_load_parallel.py"), "--pattern", "logs/*.tsv.gz", *addresses]
         subprocess.run([*loader, "--dry", "--log-level", "error"], cwd=directory, check=True)  # compiles
-        print("A load in progress, and how it ends")
+        print("A load in progress")
         with_progress = run_in_terminal(loader, Path(directory), until=r"[3-9]\d\d,\d\d\d records")
         save(with_progress, "progress.svg")
-        print("A load for which a server is down")
+        print("How a load ends for which a server is down")
         servers["gaid"].kill()
         ends = run_in_terminal([*loader, "--again", "--retries", "1"], Path(directory), until="Finished in")
         save(ends, "summary.svg")
@@ -79,7 +79,7 @@ def save(screen: str, name: str) -> None:
     """Save a screen as a picture in docs/."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(screen.rstrip()))
-    picture = console.export_svg(title="memc_load_parallel.py")
+    picture = console.export_svg(title="memc-load")
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # nothing is fetched to look at it
     (DOCS / name).write_text(picture, encoding="utf-8")
     print(f"    docs/{name}")

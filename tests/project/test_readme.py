@@ -38,8 +38,9 @@ FIGURES = {
 
 def block_with(text: str) -> str:
     """Return the one code block of the README that has this text in it."""
-    (block,) = [block for block in BLOCKS if text in block]
-    return block
+    found: list[str] = [block for block in BLOCKS if text in block]
+    assert len(found) == 1
+    return found[0]
 
 
 def load(pattern: Path, servers: Mapping[str, MemcachedServer], **environment: str) -> str:
@@ -74,6 +75,16 @@ def test_what_is_linked_is_there(text: Path) -> None:
         target = text.parent / name if name else text
         assert target.exists(), link
         assert not anchor or anchor in anchors_of(target), link
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+def test_what_is_named_is_there(text: Path) -> None:
+    """Files of the project, but for a text about what they once were."""
+    if text.name != "CHANGELOG.md":
+        for name in re.findall(
+            r"`((?:benchmarks|deploy|docs|memcload|tests|tools)/[\w./-]*)`", text.read_text("utf-8")
+        ):
+            assert (PROJECT / name).exists(), name
 
 
 def test_the_line_has_the_key_and_the_value_that_are_shown() -> None:

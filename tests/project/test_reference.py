@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from memcload import run
 from memcload.memcached.routing_rules import ROUTING_NAMES
 from memcload.outcome import STATUSES, VerdictReason
+from memcload.output.verification import FileStatus
 from memcload.records import REASONS
 from tools.make_logs import write_logs
 from tools.servers import MemcachedServer
@@ -118,16 +119,18 @@ class Finished:
 
     def __init__(self, directory: Path, servers: Mapping[str, MemcachedServer], *options: str) -> None:
         addresses = [word for name, server in servers.items() for word in (f"--{name}", server.address)]
-        outputs = ["--report", str(directory / "report"), "--metrics", str(directory / "metrics")]
+        outputs = ["--report", str(directory / "run.json"), "--metrics", str(directory / "run.prom")]
         pattern = str(directory / "logs" / "*.gz")
         command = [sys.executable, str(PROJECT / "memc_load_parallel.py"), "--pattern", pattern, *addresses, *outputs]
         finished = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         self.exit_code = finished.returncode
         self.messages = [line.partition("] ")[2][2:] for line in finished.stderr.splitlines()]
         self.report: dict[str, Any] = {}
-        if "--verify" not in options:
-            self.report = json.loads((directory / "report").read_text())
-            families = text_string_to_metric_families((directory / "metrics").read_text())
+        self.metrics: dict[str, set[str]] = {}
+        name = "run.verify" if "--verify" in options else "run"
+        if "--check" not in options:
+            self.report = json.loads((directory / f"{name}.json").read_text())
+            families = text_string_to_metric_families((directory / f"{name}.prom").read_text())
             self.metrics = {family.name: set(family.samples[0].labels) for family in families}
 
 
@@ -150,32 +153,54 @@ def test_the_fields_of_the_report(servers: dict[str, MemcachedServer], logs: Pat
     assert set(report["devices"]["idfa"]) == {*server, "servers"} - {"detects_restarts"}
 
 
+def metrics_in(text: str) -> dict[str, set[str]]:
+    """Return the metrics in the tables of a text, with their labels."""
+    found = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows(text)}
+    return {name: labels for name, labels in found.items() if name.startswith("memc_load_")}
+
+
 def test_the_metrics(servers: dict[str, MemcachedServer], logs: Path) -> None:
-    metrics = Finished(logs, servers, "--max-error-rate", "1").metrics
-    told = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows(section("The metrics"))}
-    told = {name: labels for name, labels in told.items() if name.startswith("memc_load_")}
-    assert told == metrics
+    assert metrics_in(section("The metrics")) == Finished(logs, servers, "--max-error-rate", "1").metrics
+
+
+def test_the_report_and_the_metrics_of_a_verification(servers: dict[str, MemcachedServer], logs: Path) -> None:
+    Finished(logs, servers, "--max-error-rate", "1")
+    verified = Finished(logs, servers, "--verify", "--again")
+    text = section("The verification")
+    assert verified.exit_code == 0
+    assert metrics_in(text) == verified.metrics
+    outcomes = [word for word in words(text) if not word.startswith("memc_load_")]
+    assert {"checked", *outcomes} == set(verified.report["totals"])
+    fields = [verified.report, verified.report["files"][0], *verified.report["devices"]["idfa"]["servers"]]
+    assert {field for each in fields for field in each} <= set(re.findall(r"`(\w+)`", text))
+    assert set(get_args(FileStatus)) <= set(re.findall(r"`(\w+)`", text))
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+
+def messages_of(title: str) -> list[re.Pattern[str]]:
+    """Return the messages that a section lists; three dots stand for any text."""
+    blocks = re.findall(r"^```\n(.*?)^```$", section(title), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line]
+    return [re.compile(".+".join(map(re.escape, line.split("…")))) for line in lines]
 
 
 def test_every_message_of_the_log_is_there(servers: dict[str, MemcachedServer], logs: Path) -> None:
-    blocks = re.findall(r"^```\n(.*?)^```$", section("The log"), re.MULTILINE | re.DOTALL)
-    known = [
-        re.compile(".+".join(map(re.escape, line.split("…"))))
-        for block in blocks
-        for line in block.splitlines()
-        if line
-    ]
+    checking = Finished(logs, servers, "--check", "--gaid", "127.0.0.1:1")
     servers["gaid"].kill()
     failing = Finished(logs, servers, "--retries", "1")
     servers["gaid"].restart()
     loading = Finished(logs, servers)
     verifying = Finished(logs, servers, "--verify", "--again", "--gaid", servers["adid"].address)
-    assert (failing.exit_code, loading.exit_code, verifying.exit_code) == (1, 1, 1)
-    for finished in (failing, loading, verifying):
+    assert {finished.exit_code for finished in (checking, failing, loading, verifying)} == {1}
+    used = set()
+    for finished, title in ((failing, ""), (loading, ""), (verifying, "The verification"), (checking, "The check")):
+        known = messages_of("The log") + (messages_of(title) if title else [])
         advice = advice_in(finished.messages)
         unknown = [message for message in finished.messages if not any(line.fullmatch(message) for line in known)]
         assert [message for message in unknown if message not in advice] == []
-    used = [line for line in known if any(line.fullmatch(m) for f in (failing, loading, verifying) for m in f.messages)]
+        used |= {line for line in known if any(line.fullmatch(message) for message in finished.messages)}
     assert len(used) >= 18
 
 
