@@ -280,7 +280,8 @@ class Tracker:
     def _finalize(self, file: FileLoad, verdict: Verdict) -> list[Message]:
         """Let a verdict take effect; return what is to be logged about it."""
         file.seconds = time.monotonic() - file.started
-        if verdict.is_loaded and file.input is not None and not (is_done(file.path) or self.rules.only):
+        comes_again = not self.rules.dry and (is_done(file.path) or bool(self.rules.only))
+        if verdict.is_loaded and file.input is not None and not comes_again:
             self._save_rejects(file, file.input)
         if verdict.renames:
             try:

@@ -214,7 +214,6 @@ def test_the_report_tells_everything_in_numbers(tmp_path: Path, servers: Servers
     assert all(entry["seconds"] >= 0 for entry in report["files"])
 
 
-@pytest.mark.xfail(strict=True, reason="the report does not say why yet, nor what was renamed to what")
 @both_loaders
 def test_the_report_tells_why_a_file_is_pending_and_what_another_was_renamed_to(
     tmp_path: Path, servers: Servers, loader: Loader
