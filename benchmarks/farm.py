@@ -37,7 +37,7 @@ class Setup:
     tuned: bool = True
 
     def options(self, records: int) -> tuple[str, ...]:
-        """Return memcached's options for a load of so many records."""
+        """Return memcached's options for a load of this many records."""
         if not self.tuned:
             return LOAD_OPTIONS[:2]
         items = records / len(DEVICE_TYPES) / self.servers * 1.1  # they are not spread quite evenly
@@ -89,7 +89,7 @@ class Farms:
 
     @contextmanager
     def running(self, setup: Setup, records: int) -> Iterator[Farm]:
-        """Start empty servers for a load of so many records; stop them at the end of the `with` block.
+        """Start empty servers for a load of this many records; stop them at the end of the `with` block.
 
         Raises ServerError.
         """
