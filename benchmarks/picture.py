@@ -57,7 +57,7 @@ def draw(results: Results) -> str:
         _Panel("records/s by records", results.section("sizes"), WHOLE, lambda row: compact(row.facts["records"])),
         _Panel("records/s by files", results.section("files"), WHOLE, lambda row: compact(row.facts["files"])),
         _Panel(
-            "records/s by servers a type, and over TLS",
+            "records/s by servers a type; TLS",
             [*results.section("servers"), *results.section("tls")[1:]],
             WHOLE,
             lambda row: row.name.partition(" ")[0],
