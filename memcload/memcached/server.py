@@ -176,8 +176,8 @@ class Server:
         if self.detects_restarts:
             self.detects_restarts = False
             LOG.warning(
-                "%s does not tell its statistics (a proxy?): a restart can't be noticed, so that done means "
-                "acknowledged and no more",
+                "%s does not tell its stats (a proxy?), so a restart can't be noticed: "
+                "done means that it has acknowledged the records, and no more",
                 self.label,
             )
 
