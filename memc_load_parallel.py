@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run.check(options, MemcacheClient)
     if options.verify:
         return run.verify(options, MemcacheClient)
-    return run.main(options, run.load_in_parallel, MemcacheClient)
+    return run.main(options, run.load_on_cluster if options.cluster else run.load_in_parallel, MemcacheClient)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,15 @@ GROUPS: dict[str, list[Option]] = {
         Option("--queue-size", "blocks that wait for a worker", "N", values.integer(1, 10_000)),
         Option("--block-size", "bytes of text in a block", "N", values.integer(1, _GIB)),
         Option("--engine", "what encodes: auto, compiled or python", "ENGINE", values.choice(*_ENGINES)),
+        Option(
+            "--cluster",
+            "load on this Dask cluster: tcp://HOST:PORT, tls://HOST:PORT, or local:N",
+            "ADDR",
+            values.cluster,
+        ),
+        Option(
+            "--window-size", "bytes that a worker of it stores before later ones", "N", values.integer(1, 64 * _GIB)
+        ),
         Option("--max-rate", "records a second over all servers, 0 for no limit", "N", values.integer(0, 10**9)),
         Option("--timeout", "for one request to a server", _SECONDS, values.positive_seconds),
         Option("--connect-timeout", "for one connection to a server", _SECONDS, values.positive_seconds),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -110,6 +111,13 @@ def servers(value: str) -> tuple[str, ...]:
             raise ArgumentTypeError(f"{address!r} is named twice{same}: a server has no weight")
         named[endpoint] = address
     return addresses
+
+
+def cluster(value: str) -> str:
+    """Read the address of a Dask scheduler, or how many workers to start here."""
+    if re.fullmatch(r"local:([1-9][0-9]{0,2})|(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]\s]+):[0-9]{1,5}", value):
+        return value
+    raise ArgumentTypeError(f"{value!r} is not tcp://HOST:PORT, tls://HOST:PORT or local:N")
 
 
 def _endpoint(address: str) -> object:

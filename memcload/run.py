@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import ssl
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
+from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.check import Plan, check_load
+from memcload.cluster.job import Job, NewClient
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
@@ -21,7 +22,7 @@ from memcload.encode.message import show_records
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
-from memcload.memcached.tls import Credentials, make_tls_context, read_credentials
+from memcload.memcached.tls import make_tls_context, read_credentials
 from memcload.options import Options, ParallelOptions
 from memcload.output.checks import show_findings
 from memcload.output.progress import Tracked, show_progress
@@ -47,25 +48,6 @@ class UsageError(Exception):
     """The options can't be followed; the message says why."""
 
 
-class NewClient(Protocol):
-    """What makes a client of a server: memc_client.MemcacheClient."""
-
-    def __call__(
-        self,
-        server: Server,
-        *,
-        timeout: float,
-        connect_timeout: float,
-        retries: int,
-        ttl: int,
-        cancel: Cancel,
-        tls: ssl.SSLContext | None,
-        credentials: Credentials | None,
-    ) -> Client:
-        """Make a client; it connects on first use."""
-        ...
-
-
 @dataclass(frozen=True)
 class Run:
     """What a loader is given."""
@@ -75,6 +57,7 @@ class Run:
     fleet: Fleet
     tracker: Tracker
     cancel: Cancel
+    new_client: NewClient
 
     @property
     def throttle(self) -> Throttle:
@@ -105,6 +88,53 @@ def load_in_parallel(run: Run) -> None:
                 tracker.finalize_complete(last=True)
             if tracker.must_rewind:
                 tracker.rewind()
+
+
+def load_on_cluster(run: Run) -> None:
+    """Load and finalize the files of a run on the workers of a cluster, in order, until the run is cancelled."""
+    try:
+        from memcload.cluster.load import ClusterError, load  # Dask is optional, and takes a moment to import
+    except ImportError as error:
+        raise UsageError(
+            f"--cluster needs Dask and NumPy ({error}): pip install -r requirements-cluster.txt"
+        ) from error
+    options = run.options
+    assert isinstance(options, ParallelOptions)
+    assert options.cluster
+    if run.tracker.is_finished:
+        return
+    job = Job(
+        run=f"memcload_{uuid.uuid4().hex[:12]}",
+        version=__version__,
+        servers=run.router.servers,
+        routing=run.router.routing,
+        new_client=run.new_client,
+        engine=options.engine,
+        pending_bytes=run.tracker.bytes_to_read,
+        block_size=options.block_size,
+        ttl=options.ttl,
+        timeout=options.timeout,
+        connect_timeout=options.connect_timeout,
+        retries=options.retries,
+        max_rate=options.max_rate,
+        shows_records=options.dry and LOG.isEnabledFor(logging.DEBUG),
+        tls=(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None,
+        auth_file=options.auth_file,
+    )
+    try:
+        load(
+            options.cluster,
+            job,
+            run.router,
+            run.fleet,
+            run.tracker,
+            run.cancel,
+            window_size=options.window_size,
+            dry=options.dry,
+        )
+    except ClusterError as error:
+        LOG.error("%s", error)
+        run.tracker.stopped_by = f"the cluster: {error}"
 
 
 def _pipeline(
@@ -143,7 +173,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
         try:
             with _locked(source, options) as paths:
                 tracker = Tracker(paths, source, _rules(options), cancel, fleet.servers, fleet.confirm)
-                _load(Run(options, router, fleet, tracker, cancel), load, paths)
+                _load(Run(options, router, fleet, tracker, cancel, new_client), load, paths)
             results = dataclasses.replace(results, files=tracker.files, totals=tracker.totals())
             is_clean = tracker.is_clean
         except PatternError as error:

@@ -54,6 +54,7 @@ class Tracker:
     files: those that are finalized
     records_seen, rejects_seen: also count those of files that are being loaded
     has_trouble: something went wrong that is no file's fault
+    stopped_by: what ended the run early, where no signal did; empty where nothing did
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Tracker:
         self._waiting = deque(FileLoad(path, number) for number, path in enumerate(paths))
         self._open: deque[FileLoad] = deque()
         self._last_confirmed = 0.0
+        self.stopped_by = ""
         self._earlier_pending = ""  # the first file of the run that stays pending
         self._shown: Counter[str] = Counter()  # warnings about lines, by kind
         self._bytes_finalized = 0
@@ -237,7 +239,7 @@ class Tracker:
         source, rules = file.input, self.rules
         unreachable, lost = self._losses(file, answers)
         facts = FileFacts(
-            stopped_by=self._cancel.signal.name if self._cancel.signal else "",
+            stopped_by=self._cancel.signal.name if self._cancel.signal else self.stopped_by,
             not_renamable=file.not_renamable,
             read_error=file.read_error,
             records=file.counts.records,

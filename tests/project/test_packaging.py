@@ -40,15 +40,15 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_what_the_loaders_import_is_required(path: Path) -> None:
-    assert imported(path) <= required("requirements.txt")
+    assert imported(path) <= required("requirements.txt", "requirements-cluster.txt")
 
 
 @pytest.mark.parametrize("path", DEVELOPING, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_what_the_tests_and_tools_import_is_required(path: Path) -> None:
-    assert imported(path) <= required("requirements.txt", "requirements-dev.txt")
+    assert imported(path) <= required("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"])
 def test_every_requirement_is_pinned(name: str) -> None:
     lines = [line for line in (PROJECT / name).read_text().splitlines() if line and line[0] not in "#-"]
     assert [line for line in lines if "==" not in line.partition(";")[0]] == []

@@ -1,0 +1,222 @@
+"""The way to a Dask cluster, and what is wrong with it where it can't be used."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import dask
+
+from memcload import __version__
+from memcload.cancel import Cancel
+from memcload.cluster.failure import ClusterError
+from memcload.log import LOG, printable
+
+# Before distributed is imported: it sets its logs up then, and they are not for whoever started a load.
+logging.getLogger("distributed").setLevel(logging.CRITICAL)
+dask.config.set({"logging.distributed": "critical"})
+
+import distributed  # noqa: E402
+
+from memcload.cluster.scheduler import RunPlugin, plugin_name  # noqa: E402
+
+_Client: Any = distributed.Client  # Dask has no types, or is not there to be looked at
+_LocalCluster: Any = distributed.LocalCluster
+_CONNECT_TIMEOUT = 10.0  # seconds
+_ASK_TIMEOUT = 5.0  # seconds for an answer of the scheduler
+_SIGN_EVERY = 1.0  # seconds between two signs of life
+_WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
+_LOOK_EVERY = 0.5  # seconds, at which workers there are
+_THREADS = 2  # of a local worker: one that encodes while another stores
+
+
+class Cluster:
+    """A connection to a scheduler, for one run of which it holds the permits.
+
+    finished: futures that have ended, as they do
+    """
+
+    def __init__(self, client: Any, address: str, run: str) -> None:
+        self.client = client
+        self.finished: SimpleQueue[Any] = SimpleQueue()
+        self._address = address
+        self._run = run
+        self._operation = plugin_name(run)
+        self._is_over = threading.Event()
+        self._last_workers = time.monotonic()
+        self._look_at = 0.0
+        self._workers: list[str] = []
+
+    # -- workers
+
+    def check_versions(self) -> None:
+        """Raise ClusterError, which names them, where the scheduler or a worker has not this very version."""
+
+        def version() -> str | None:  # travels as code: what it looks for may be missing
+            from importlib.util import find_spec
+
+            if find_spec("memcload") is None or find_spec("memc_client") is None:
+                return None
+            from memcload import __version__
+
+            return __version__
+
+        try:
+            found = {f"the worker {name}": value for name, value in self.client.run(version).items()}
+            found["the scheduler"] = self.client.run_on_scheduler(version)
+        except Exception as error:
+            raise ClusterError(f"the cluster {self._address} does not answer: {printable(str(error))}") from error
+        problems = [
+            f"{name} has not installed this program" if value is None else f"{name} has version {value}"
+            for name, value in sorted(found.items())
+            if value != __version__
+        ]
+        if problems:
+            raise ClusterError(f"{'; '.join(problems)}: install version {__version__}, which this is, there too")
+
+    def workers(self) -> list[str]:
+        """Return the addresses of the workers, sorted, as they were a moment ago. Raises ClusterError."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            if self.client.status != "running":
+                raise ClusterError(f"the scheduler of {self._address} does not answer any more")
+            self._workers = sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+            if self._workers:
+                self._last_workers = now
+            elif now - self._last_workers > _WITHOUT_WORKERS:
+                raise ClusterError(f"the cluster {self._address} has no workers: start some with dask worker")
+        return self._workers
+
+    def await_workers(self, cancel: Cancel) -> None:
+        """Wait until there is a worker. Raises ClusterError where none comes."""
+        while not self.workers() and not cancel.is_set:
+            cancel.wait(0.1)
+
+    # -- permits
+
+    def install(self, timeout: float, max_rate: int) -> None:
+        """Let the scheduler grant permits, and begin to give it signs of life. Raises ClusterError."""
+        try:
+            self.client.register_plugin(RunPlugin(self._run, self.client.id, timeout, max_rate))
+        except Exception as error:
+            raise ClusterError(f"the scheduler of {self._address} does not take a plugin: {error}") from error
+        threading.Thread(target=self._give_signs, daemon=True).start()
+
+    def ask(self, action: str, window: str = "") -> Any:
+        """Ask the plugin. Raises ClusterError."""
+        operation = getattr(self.client.scheduler, self._operation)
+        try:
+            return self.client.sync(operation, action=action, window=window, callback_timeout=_ASK_TIMEOUT)
+        except Exception as error:
+            raise ClusterError(f"the scheduler of {self._address} does not answer: {error}") from error
+
+    def _give_signs(self) -> None:
+        while not self._is_over.wait(_SIGN_EVERY):
+            with contextlib.suppress(ClusterError):
+                self.ask("sign")
+
+    def end(self, seconds: float) -> None:
+        """End the run: permits first, then what the workers keep; take at most so long."""
+        from memcload.cluster.worker import end_run
+
+        self._is_over.set()
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(Exception):
+            while not self.ask("end") and time.monotonic() < deadline:
+                time.sleep(0.02)
+            asked = self.client.run(end_run, self._run, wait=False)
+            del asked
+
+    # -- tasks
+
+    def begin(self, function: Callable[..., Any], *arguments: Any, key: str, **options: Any) -> Any:
+        """Begin a task; return its future."""
+        return self.client.submit(function, *arguments, key=f"{self._run}-{key}", pure=False, **options)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, key: str, **options: Any) -> Any:
+        """Begin a task; its future comes to `finished`."""
+        future = self.begin(function, *arguments, key=key, **options)
+        future.add_done_callback(self.finished.put)
+        return future
+
+    def result(self, future: Any) -> Any:
+        """Return what a task has returned. Raises ClusterError."""
+        try:
+            return future.result(timeout=60)
+        except Exception as error:
+            self._look_at = 0.0
+            self.workers()
+            text = printable(str(error)) or type(error).__name__
+            raise ClusterError(f"a task failed on the cluster {self._address}: {text}") from error
+
+    def next_finished(self, timeout: float) -> Any | None:
+        """Return the next future that has ended; None if there is none in time."""
+        try:
+            return self.finished.get(timeout=timeout)
+        except Empty:
+            return None
+
+
+def show_log(event: tuple[float, Sequence[Any]]) -> None:
+    """Log what a worker has logged."""
+    level, message = event[1]
+    LOG.log(level, "%s", message)
+
+
+@contextlib.contextmanager
+def connected(address: str, run: str) -> Iterator[Cluster]:
+    """Connect to the cluster with this address, or start one here for `local:N`. Raises ClusterError."""
+    with contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")  # Dask's, on standard error
+        place: Any = address
+        if address.startswith("local:"):
+            place = stack.enter_context(_local(int(address.removeprefix("local:"))))
+        try:
+            client = _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False)
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            cause = printable(str(error)).partition("\n")[0] or "no answer"
+            raise ClusterError(f"can't connect to the cluster {address}: {cause}") from error
+        stack.callback(_close, client)
+        client.subscribe_topic(plugin_name(run), show_log)
+        yield Cluster(client, address, run)
+
+
+def _close(client: Any) -> None:
+    with contextlib.suppress(Exception):
+        client.close(timeout=1)
+
+
+@contextlib.contextmanager
+def _local(workers: int) -> Iterator[Any]:
+    """Start worker processes here. They end with this process, however that ends."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        cluster = _LocalCluster(
+            n_workers=workers,
+            threads_per_worker=_THREADS,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ClusterError(f"can't start {workers} worker processes: {error}") from error
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield cluster
+    finally:
+        nannies = [nanny.pid for nanny in cluster.workers.values() if getattr(nanny, "pid", None)]
+        with contextlib.suppress(Exception):
+            cluster.close(timeout=1)
+        for pid in nannies:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,165 @@
+"""What the coordinator and the workers of a cluster tell each other."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from memcload.cancel import Cancel
+from memcload.counts import Reject
+from memcload.encode.choice import EngineName
+from memcload.memcached.routing_rules import RoutingName
+from memcload.memcached.server import Identity, Server
+from memcload.memcached.tls import Credentials
+from memcload.sink import Client
+from memcload.source.damage import Damage
+
+Array = Any  # a NumPy array
+
+Version = tuple[int, int, int]  # of a file: inode, size and time of the last write; other hosts see the same
+
+
+class NewClient(Protocol):
+    """What makes a client of a server; a class, which workers get by its name."""
+
+    def __call__(
+        self,
+        server: Server,
+        *,
+        timeout: float,
+        connect_timeout: float,
+        retries: int,
+        ttl: int,
+        cancel: Cancel,
+        tls: ssl.SSLContext | None,
+        credentials: Credentials | None,
+    ) -> Client:
+        """Make a client; it connects on first use."""
+        ...
+
+
+@dataclass(frozen=True, repr=False)
+class Job:
+    """One run, as every task gets it. Of secrets it has the paths only: Dask logs the arguments of tasks that fail.
+
+    run: names this run, and no other
+    servers: by device type, those that are to be loaded
+    pending_bytes: how large all files are
+    part_size: bytes of text in a part
+    """
+
+    run: str
+    version: str
+    servers: Mapping[str, Sequence[str]]
+    routing: RoutingName
+    new_client: NewClient
+    engine: EngineName = "auto"
+    pending_bytes: int = 0
+    block_size: int = 1 << 20
+    part_size: int = 8 << 20
+    ttl: int = 0
+    timeout: float = 3.0
+    connect_timeout: float = 1.0
+    retries: int = 3
+    max_rate: int = 0
+    shows_records: bool = False
+    tls: tuple[str | None, str | None, str | None] | None = None
+    auth_file: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<run {self.run}>"
+
+
+class Unit(NamedTuple):
+    """Files that are read one after the other by one worker: a large one, or several small ones."""
+
+    name: str
+    paths: tuple[str, ...]
+
+
+class FileEnd(NamedTuple):
+    """What is known of a file once a worker has read it to its end."""
+
+    version: Version | None = None
+    damage: Damage | None = None
+    read_error: str = ""
+    ends_within_line: bool = False
+
+
+class Segment(NamedTuple):
+    """What a part holds of one file. Lines are counted from the beginning of the segment.
+
+    file: its index in the unit
+    records: by partition
+    bytes_read: how much of the file, as it lies on disk, has been read by then
+    end: where the file ends in this part
+    """
+
+    file: int
+    lines: int
+    records: list[int]
+    rejects: list[Reject]
+    partial: int
+    blank: int
+    skipped: int
+    shown: list[str]
+    bytes_read: int
+    end: FileEnd | None
+
+
+class Summary(NamedTuple):
+    """What the coordinator needs to know of a part.
+
+    size: bytes of commands
+    is_last: the unit ends with this part
+    """
+
+    segments: list[Segment]
+    size: int
+    is_last: bool
+
+
+class Buffer(NamedTuple):
+    """The records of a part that belong to one partition.
+
+    commands: their quiet meta sets, as bytes
+    ends: where each of them ends
+    lines: the line of its segment that each came from
+    segments: how many of them each segment has
+    """
+
+    commands: Array
+    ends: Array
+    lines: Array
+    segments: list[int]
+
+
+class Refused(NamedTuple):
+    """A record that was not stored: the part and the segment that it came from, its line there, and the reply."""
+
+    part: int
+    segment: int
+    line: int
+    too_large: bool
+    reply: str
+
+
+class Delivered(NamedTuple):
+    """What became of the records of one partition in a window.
+
+    failed: how many of each part and segment failed, refusals not counted
+    refused: records that were refused; a record that a later one of the window supersedes is not sent
+    identities: who acknowledged the others
+    cause: why records failed
+    retries: requests that were tried again
+    stored: how many records were sent and stored
+    """
+
+    failed: list[list[int]]
+    refused: list[Refused]
+    identities: set[Identity]
+    cause: str
+    retries: int
+    stored: int

@@ -1,0 +1,56 @@
+"""One load on a cluster, from the connection to the end of the run there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from memcload.cancel import Cancel
+from memcload.cluster.connection import connected
+from memcload.cluster.coordinator import Coordinator
+from memcload.cluster.failure import ClusterError
+from memcload.cluster.job import Job
+from memcload.encode.choice import choose_encoder
+from memcload.memcached.routing import Router
+from memcload.sink import Fleet
+from memcload.tracker import Tracker
+
+__all__ = ["ClusterError", "load"]
+
+_MOST_PARTS = 8  # of a window and worker
+_LARGEST_PART = 16 << 20  # bytes of text
+_END_TIMEOUT = 1.0  # seconds beyond the timeout of requests
+
+
+def load(
+    address: str,
+    job: Job,
+    router: Router,
+    fleet: Fleet,
+    tracker: Tracker,
+    cancel: Cancel,
+    *,
+    window_size: int,
+    dry: bool,
+) -> None:
+    """Load and finalize the files of a run, in order, until it is cancelled.
+
+    Args:
+        address: of the scheduler, or `local:N`.
+        window_size: bytes of commands in a window, for each worker.
+        dry: store nothing.
+
+    Raises:
+        ClusterError: the cluster can't be used, or not any more.
+    """
+    if address.startswith("local:"):
+        choose_encoder(job.engine, router, job.ttl, job.pending_bytes)  # compiles once for all workers
+    job = dataclasses.replace(job, part_size=max(1, min(_LARGEST_PART, window_size // _MOST_PARTS)))
+    with connected(address, job.run) as cluster:
+        cluster.await_workers(cancel)
+        cluster.check_versions()
+        cluster.install(job.timeout, job.max_rate)
+        size = window_size * max(1, len(cluster.workers()))
+        try:
+            Coordinator(cluster, job, router, fleet, tracker, cancel, window_size=size, dry=dry).load()
+        finally:
+            cluster.end(job.timeout + _END_TIMEOUT)

@@ -1,0 +1,82 @@
+"""The tasks that workers run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memcload.cluster.delivery import Delivery
+from memcload.cluster.job import Buffer, Delivered, Job, Summary, Unit
+from memcload.cluster.reading import PartBuilder, Stream
+from memcload.cluster.worker import WorkerRun, working_for
+from memcload.encode.message import show_records
+
+SUMMARY = 0  # where a part has it; the buffer of each partition follows
+
+
+class RunEnded(Exception):
+    """The run has ended while a part was read."""
+
+
+def read_part(job: Job, unit: Unit, number: int, previous: Summary | None) -> list[Any]:
+    """Return a part of a unit: its summary, and the records of each partition."""
+    with working_for(job) as run:
+        partitions = len(run.router.partitions)
+        if previous is not None and previous.is_last:  # asked for before that was known
+            return [Summary([], 0, True), *[None] * partitions]
+        stream = _stream_at(run, unit, number)
+        builder, encoder = PartBuilder(partitions), run.encoder()
+        for piece in stream.pieces(job.part_size):
+            _check(run, stream)
+            shown = show_records(piece.text, run.router) if job.shows_records else []
+            builder.add(piece, encoder, shown)
+        if not stream.is_over:
+            run.keep_stream(unit.name, number + 1, stream)
+        return [Summary(builder.segments(), builder.size, stream.is_over), *builder.buffers()]
+
+
+def read_lines(job: Job, unit: Unit, number: int, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], bytes]:
+    """Return lines of a part, read again: by segment, and by their numbers in it."""
+    with working_for(job) as run:
+        stream = _stream_at(run, unit, number)
+        found: dict[tuple[int, int], bytes] = {}
+        segment, file, first = -1, -1, 0
+        for piece in stream.pieces(job.part_size):
+            _check(run, stream)
+            if piece.file != file:
+                segment, file, first = segment + 1, piece.file, 0
+            lines = piece.text.split(b"\n")
+            lines.pop()
+            for line in wanted.get(segment, ()):
+                if 0 <= line - first < len(lines):
+                    found[segment, line] = lines[line - first]
+            first += len(lines)
+        stream.close()
+        return found
+
+
+def deliver(job: Job, window: str, partition: int, retries: bool, *buffers: Buffer) -> Delivered:
+    """Store the last record of each key. Raises Superseded where the window is closed."""
+    with working_for(job) as run:
+        connected = run.connected(partition)
+        with connected.lock:
+            delivery = Delivery(run, connected, buffers, retries)
+            with connected.permit.hold(window):
+                return delivery.store()
+
+
+def _stream_at(run: WorkerRun, unit: Unit, number: int) -> Stream:
+    """Return the files of a unit, read up to a part."""
+    stream = run.take_stream(unit.name, number)
+    if stream is None:
+        stream = Stream(unit.paths, run.job.block_size)
+        for _ in range(number):
+            for _ in stream.pieces(run.job.part_size):
+                _check(run, stream)
+    return stream
+
+
+def _check(run: WorkerRun, stream: Stream) -> None:
+    if run.has_ended:
+        stream.close()
+        raise RunEnded
