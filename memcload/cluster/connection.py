@@ -13,20 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import dask
+import distributed
 
 from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.cluster.failure import ClusterError
+from memcload.cluster.scheduler import RunPlugin, plugin_name
 from memcload.log import LOG, printable
-
-# Before distributed is imported: it sets its logs up then, and they are not for whoever started a load.
-logging.getLogger("distributed").setLevel(logging.CRITICAL)
-dask.config.set({"logging.distributed": "critical"})
-
-import distributed  # noqa: E402
-
-from memcload.cluster.scheduler import RunPlugin, plugin_name  # noqa: E402
 
 _Client: Any = distributed.Client  # Dask has no types, or is not there to be looked at
 _LocalCluster: Any = distributed.LocalCluster
@@ -35,6 +28,7 @@ _ASK_TIMEOUT = 5.0  # seconds for an answer of the scheduler
 _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
 _LOOK_EVERY = 0.5  # seconds, at which workers there are
+_NEVER = logging.CRITICAL + 1
 _THREADS = 2  # of a local worker: one that encodes while another stores
 
 
@@ -176,7 +170,7 @@ def show_log(event: tuple[float, Sequence[Any]]) -> None:
 def connected(address: str, run: str) -> Iterator[Cluster]:
     """Connect to the cluster with this address, or start one here for `local:N`. Raises ClusterError."""
     with contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")  # Dask's, on standard error
+        _silence()
         place: Any = address
         if address.startswith("local:"):
             place = stack.enter_context(_local(int(address.removeprefix("local:"))))
@@ -188,6 +182,15 @@ def connected(address: str, run: str) -> Iterator[Cluster]:
         stack.callback(_close, client)
         client.subscribe_topic(plugin_name(run), show_log)
         yield Cluster(client, address, run)
+
+
+def _silence() -> None:
+    """Keep what Dask has to say, with tracebacks, off standard error: errors are told in words of this program."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("asyncio").setLevel(_NEVER)
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(_NEVER)
 
 
 def _close(client: Any) -> None:
@@ -214,9 +217,11 @@ def _local(workers: int) -> Iterator[Any]:
     try:
         yield cluster
     finally:
-        nannies = [nanny.pid for nanny in cluster.workers.values() if getattr(nanny, "pid", None)]
+        for nanny in cluster.workers.values():  # Dask would wait for what their threads do
+            nanny.auto_restart = False
+            if nanny.pid:
+                with contextlib.suppress(OSError):
+                    os.kill(nanny.pid, signal.SIGKILL)
         with contextlib.suppress(Exception):
             cluster.close(timeout=1)
-        for pid in nannies:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        cluster.shutdown_on_close = False  # Dask would try again, for longer, when this process ends
