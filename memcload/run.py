@@ -6,12 +6,10 @@ import dataclasses
 import logging
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.check import Plan, check_load
 from memcload.cluster.job import Job, NewClient
@@ -104,8 +102,6 @@ def load_on_cluster(run: Run) -> None:
     if run.tracker.is_finished:
         return
     job = Job(
-        run=f"memcload_{uuid.uuid4().hex[:12]}",
-        version=__version__,
         servers=run.router.servers,
         routing=run.router.routing,
         new_client=run.new_client,

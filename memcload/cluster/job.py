@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.counts import Reject
 from memcload.encode.choice import EngineName
@@ -44,14 +46,13 @@ class NewClient(Protocol):
 class Job:
     """One run, as every task gets it. Of secrets it has the paths only: Dask logs the arguments of tasks that fail.
 
-    run: names this run, and no other
     servers: by device type, those that are to be loaded
     pending_bytes: how large all files are
     part_size: bytes of text in a part
+    run: names this run, and no other
+    version: of the program
     """
 
-    run: str
-    version: str
     servers: Mapping[str, Sequence[str]]
     routing: RoutingName
     new_client: NewClient
@@ -67,6 +68,8 @@ class Job:
     shows_records: bool = False
     tls: tuple[str | None, str | None, str | None] | None = None
     auth_file: str | None = None
+    run: str = field(default_factory=lambda: f"memcload_{uuid.uuid4().hex[:12]}")
+    version: str = __version__
 
     def __repr__(self) -> str:
         return f"<run {self.run}>"

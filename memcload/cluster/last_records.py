@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-_KEY_AT = len(b"ms ")
+from memcload.memcached.protocol import KEY_OFFSET
+
 PADDING = 8  # bytes that have to be there behind the commands
 
 Array = Any
@@ -54,12 +55,12 @@ def keys_of(commands: Array, ends: Array) -> list[bytes]:
     """Return the key of each record."""
     data = bytes(commands)
     starts = [0, *ends[:-1].tolist()]
-    return [data[start + _KEY_AT : data.index(b" ", start + _KEY_AT)] for start in starts]
+    return [data[start + KEY_OFFSET : data.index(b" ", start + KEY_OFFSET)] for start in starts]
 
 
 def _hashes(words: Array, starts: Array) -> Array:
     hashes = np.zeros(len(starts), np.uint64)
-    at = starts + _KEY_AT
+    at = starts + KEY_OFFSET
     rest: Array | None = None  # the records whose keys go on
     while True:
         word, has_ended = _masked(words[at])
@@ -86,7 +87,7 @@ def _masked(word: Array) -> tuple[Array, Array]:
 
 
 def _have_same_keys(words: Array, first: Array, second: Array) -> bool:
-    first, second = first + _KEY_AT, second + _KEY_AT
+    first, second = first + KEY_OFFSET, second + KEY_OFFSET
     while len(first):
         (one, has_ended), (other, _) = _masked(words[first]), _masked(words[second])
         if not np.array_equal(one, other):
