@@ -7,7 +7,7 @@ is closed, and only then: what a task of an earlier window might still write wou
 
 from __future__ import annotations
 
-import operator
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -135,35 +135,42 @@ class Coordinator:
         for address, server in self._fleet.servers.items():
             window.generations[address] = server.identity.generation
             window.begun[address] = server.begin()
-        workers = self._cluster.workers()
-        for partition in self._router.partitions:
-            number = partition.number
-            of_parts = [at for at, part in enumerate(parts) if _records(part, number)]
-            if not of_parts:
-                continue
+        workers = self._cluster.workers() or [""]
+        count = len(self._router.partitions)
+        for first, worker in enumerate(workers[:count]):
             # Mostly the same worker for a partition, which then keeps its connection.
-            where = {"workers": [workers[number % len(workers)]], "allow_other_workers": True} if workers else {}
-            key = f"{window.name}-{number}"
-            buffers = [
-                self._cluster.begin(
-                    operator.getitem, parts[at].whole, 1 + number, key=f"buffer-{key}-{at}", priority=10
-                )
-                for at in of_parts
-            ]
+            where = {"workers": [worker], "allow_other_workers": True} if worker else {}
+            self._begin_deliveries(window, range(first, count, len(workers)), where)
+        return window
+
+    def _begin_deliveries(self, window: _Window, partitions: Sequence[int], where: dict[str, Any]) -> None:
+        """Begin the deliveries of partitions that are for the same worker: it gets their records together."""
+        of_parts = {
+            number: [at for at, part in enumerate(window.parts) if _records(part, number)] for number in partitions
+        }
+        key = f"{window.name}-{partitions[0]}"
+        groups = {
+            at: self._cluster.begin(
+                tasks.pick, window.parts[at].whole, list(partitions), key=f"records-{key}-{at}", priority=10
+            )
+            for at in sorted(set(itertools.chain(*of_parts.values())))
+        }
+        for number, places in of_parts.items():
+            if not places:
+                continue
             future = self._cluster.submit(
                 tasks.deliver,
                 self._job,
                 window.name,
                 number,
                 number not in self._marked_down,
-                *buffers,
-                key=f"delivery-{key}",
+                *[groups[at] for at in places],
+                key=f"delivery-{window.name}-{number}",
                 priority=10,
                 **where,
             )
-            window.deliveries[future.key] = number, of_parts
+            window.deliveries[future.key] = number, places
             window.futures.append(future)
-        return window
 
     def _wait_for(self, is_so: Callable[[], Any]) -> None:
         while not self._cancel.is_set and not is_so():

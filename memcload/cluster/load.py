@@ -16,7 +16,7 @@ from memcload.tracker import Tracker
 
 __all__ = ["ClusterError", "load"]
 
-_MOST_PARTS = 8  # of a window and worker
+_PARTS = 4  # of a window, for each worker
 _LARGEST_PART = 16 << 20  # bytes of text
 _END_TIMEOUT = 1.0  # seconds beyond the timeout of requests
 
@@ -44,7 +44,7 @@ def load(
     """
     if address.startswith("local:"):
         choose_encoder(job.engine, router, job.ttl, job.pending_bytes)  # compiles once for all workers
-    job = dataclasses.replace(job, part_size=max(1, min(_LARGEST_PART, window_size // _MOST_PARTS)))
+    job = dataclasses.replace(job, part_size=max(1, min(_LARGEST_PART, window_size // _PARTS)))
     with connected(address, job.run) as cluster:
         cluster.await_workers(cancel)
         cluster.check_versions()

@@ -7,11 +7,12 @@ read again from its beginning. A part ends with the line that reaches its size, 
 from __future__ import annotations
 
 import dataclasses
-from array import array
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from memcload.cluster.job import Buffer, FileEnd, Segment, Version
+import numpy as np
+
+from memcload.cluster.job import Array, Buffer, FileEnd, Segment, Version
 from memcload.counts import Reject
 from memcload.encode.encoder import Encoder
 from memcload.source.local import LocalFile
@@ -108,8 +109,8 @@ class PartBuilder:
         self._partitions = partitions
         self._segments: list[_OpenSegment] = []
         self._commands: list[list[bytes | memoryview]] = [[] for _ in range(partitions)]
-        self._ends = [array("i") for _ in range(partitions)]
-        self._lines = [array("i") for _ in range(partitions)]
+        self._ends: list[list[Array]] = [[] for _ in range(partitions)]
+        self._lines: list[list[Array]] = [[] for _ in range(partitions)]
         self._sizes = [0] * partitions
 
     def add(self, piece: Piece, encoder: Encoder, shown: list[str]) -> None:
@@ -125,9 +126,8 @@ class PartBuilder:
         for number, batch in enumerate(batches):
             if batch.count:
                 self._commands[number].append(batch.commands)
-                size, line = self._sizes[number], segment.lines
-                self._ends[number].extend(batch.ends if not size else [end + size for end in batch.ends])
-                self._lines[number].extend(batch.lines if not line else [at + line for at in batch.lines])
+                self._ends[number].append(np.array(batch.ends, np.int32) + np.int32(self._sizes[number]))
+                self._lines[number].append(np.array(batch.lines, np.int32) + np.int32(segment.lines))
                 self._sizes[number] += len(batch.commands)
                 segment.records[number] += batch.count
         segment.rejects += [reject._replace(line=reject.line + segment.lines) for reject in text.rejects]
@@ -147,8 +147,6 @@ class PartBuilder:
 
     def buffers(self) -> list[Buffer | None]:
         """Return the records of each partition, None where there are none."""
-        import numpy as np  # of workers alone
-
         buffers: list[Buffer | None] = []
         for number, commands in enumerate(self._commands):
             if not commands:
@@ -156,6 +154,6 @@ class PartBuilder:
                 continue
             joined = np.frombuffer(b"".join(commands), np.uint8)
             commands.clear()
-            ends, lines = (np.frombuffer(numbers[number], np.int32) for numbers in (self._ends, self._lines))
+            ends, lines = np.concatenate(self._ends[number]), np.concatenate(self._lines[number])
             buffers.append(Buffer(joined, ends, lines, [segment.records[number] for segment in self._segments]))
         return buffers

@@ -55,12 +55,18 @@ def read_lines(job: Job, unit: Unit, number: int, wanted: Mapping[int, Sequence[
         return found
 
 
-def deliver(job: Job, window: str, partition: int, retries: bool, *buffers: Buffer) -> Delivered:
+def pick(part: Sequence[Any], partitions: Sequence[int]) -> dict[int, Buffer]:
+    """Return the records of some partitions of a part."""
+    buffers = part[SUMMARY + 1 :]
+    return {number: buffers[number] for number in partitions if buffers[number] is not None}
+
+
+def deliver(job: Job, window: str, partition: int, retries: bool, *groups: Mapping[int, Buffer]) -> Delivered:
     """Store the last record of each key. Raises Superseded where the window is closed."""
     with working_for(job) as run:
         connected = run.connected(partition)
         with connected.lock:
-            delivery = Delivery(run, connected, buffers, retries)
+            delivery = Delivery(run, connected, [group[partition] for group in groups], retries)
             with connected.permit.hold(window):
                 return delivery.store()
 
