@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import distributed
 
@@ -28,8 +28,13 @@ _ASK_TIMEOUT = 5.0  # seconds for an answer of the scheduler
 _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
 _LOOK_EVERY = 0.5  # seconds, at which workers there are
+
+_ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
 _THREADS = 2  # of a local worker: one that encodes while another stores
+
+
+Result = TypeVar("Result")
 
 
 class Cluster:
@@ -51,7 +56,7 @@ class Cluster:
 
     # -- workers
 
-    def check_versions(self) -> None:
+    def check_versions(self, cancel: Cancel) -> None:
         """Raise ClusterError, which names them, where the scheduler or a worker has not this very version."""
 
         def version() -> str | None:  # travels as code: what it looks for may be missing
@@ -63,14 +68,22 @@ class Cluster:
 
             return __version__
 
+        def ask() -> dict[str, Any]:
+            found = self.client.run(version, on_error="return")
+            return {**{f"the worker {name}": found[name] for name in sorted(found)}, "the scheduler": scheduler()}
+
+        def scheduler() -> Any:
+            return self.client.run_on_scheduler(version)
+
         try:
-            found = {f"the worker {name}": value for name, value in self.client.run(version).items()}
-            found["the scheduler"] = self.client.run_on_scheduler(version)
+            answers = patiently(ask, cancel, _ASK_TIMEOUT)
+        except ClusterError:
+            raise
         except Exception as error:
             raise ClusterError(f"the cluster {self._address} does not answer: {printable(str(error))}") from error
         problems = [
             f"{name} has not installed this program" if value is None else f"{name} has version {value}"
-            for name, value in sorted(found.items())
+            for name, value in answers.items()
             if value != __version__
         ]
         if problems:
@@ -160,6 +173,32 @@ class Cluster:
             return None
 
 
+def patiently(function: Callable[[], Result], cancel: Cancel, timeout: float) -> Result:
+    """Return what a function returns, which knows no time limit. Raises ClusterError where it takes too long."""
+    results: SimpleQueue[Result | Exception] = SimpleQueue()
+
+    def call() -> None:
+        try:
+            results.put(function())
+        except Exception as error:
+            results.put(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            result = results.get(timeout=_ASK_EVERY)
+        except Empty:
+            if cancel.is_set:
+                raise ClusterError("the run was stopped before the cluster answered") from None
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the cluster, or a worker of it, does not answer within {timeout:g} s") from None
+            continue
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
 def show_log(event: tuple[float, Sequence[Any]]) -> None:
     """Log what a worker has logged."""
     level, message = event[1]
@@ -167,15 +206,17 @@ def show_log(event: tuple[float, Sequence[Any]]) -> None:
 
 
 @contextlib.contextmanager
-def connected(address: str, run: str) -> Iterator[Cluster]:
+def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
     """Connect to the cluster with this address, or start one here for `local:N`. Raises ClusterError."""
     with contextlib.ExitStack() as stack:
         _silence()
         place: Any = address
         if address.startswith("local:"):
-            place = stack.enter_context(_local(int(address.removeprefix("local:"))))
+            place = stack.enter_context(_local(int(address.removeprefix("local:")), cancel))
         try:
-            client = _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False)
+            client = patiently(
+                lambda: _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False), cancel, 2 * _CONNECT_TIMEOUT
+            )
         except (OSError, TimeoutError, ValueError, RuntimeError) as error:
             cause = printable(str(error)).partition("\n")[0] or "no answer"
             raise ClusterError(f"can't connect to the cluster {address}: {cause}") from error
@@ -199,11 +240,11 @@ def _close(client: Any) -> None:
 
 
 @contextlib.contextmanager
-def _local(workers: int) -> Iterator[Any]:
+def _local(workers: int, cancel: Cancel) -> Iterator[Any]:
     """Start worker processes here. They end with this process, however that ends."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        cluster = _LocalCluster(
+
+    def start() -> Any:
+        return _LocalCluster(
             n_workers=workers,
             threads_per_worker=_THREADS,
             processes=True,
@@ -211,9 +252,11 @@ def _local(workers: int) -> Iterator[Any]:
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
         )
+
+    try:
+        cluster = start()
     except (OSError, RuntimeError, TimeoutError) as error:
         raise ClusterError(f"can't start {workers} worker processes: {error}") from error
-    signal.signal(signal.SIGINT, handler)
     try:
         yield cluster
     finally:

@@ -18,6 +18,8 @@ __all__ = ["ClusterError", "load"]
 
 _PARTS = 4  # of a window, for each worker
 _LARGEST_PART = 16 << 20  # bytes of text
+_RECORD_SIZE = 200  # bytes of commands, about
+_LONGEST_WINDOW = 5  # seconds, at a limited rate: what is delivered of a window is known at its end
 _END_TIMEOUT = 1.0  # seconds beyond the timeout of requests
 
 
@@ -44,12 +46,15 @@ def load(
     """
     if address.startswith("local:"):
         choose_encoder(job.engine, router, job.ttl, job.pending_bytes)  # compiles once for all workers
-    job = dataclasses.replace(job, part_size=max(1, min(_LARGEST_PART, window_size // _PARTS)))
-    with connected(address, job.run) as cluster:
+    with connected(address, job.run, cancel) as cluster:
         cluster.await_workers(cancel)
-        cluster.check_versions()
+        cluster.check_versions(cancel)
         cluster.install(job.timeout, job.max_rate)
-        size = window_size * max(1, len(cluster.workers()))
+        workers = max(1, len(cluster.workers()))
+        size = window_size * workers
+        if job.max_rate:
+            size = min(size, job.max_rate * _RECORD_SIZE * _LONGEST_WINDOW)
+        job = dataclasses.replace(job, part_size=max(1, min(_LARGEST_PART, size // (_PARTS * workers))))
         try:
             Coordinator(cluster, job, router, fleet, tracker, cancel, window_size=size, dry=dry).load()
         finally:
