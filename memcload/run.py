@@ -17,7 +17,6 @@ from memcload.check import Plan, check_load
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
-from memcload.encode.message import show_records
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
@@ -89,7 +88,7 @@ def load_in_parallel(run: Run) -> None:
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
-    show = (lambda lines: show_records(lines, run.router)) if shows else None
+    show = _show(run.router) if shows else None
     pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
@@ -105,6 +104,12 @@ def load_in_parallel(run: Run) -> None:
                 tracker.finalize_complete(last=True)
             if tracker.must_rewind:
                 tracker.rewind()
+
+
+def _show(router: Router) -> Callable[[bytes], list[str]]:
+    from memcload.encode.message import show_records  # brings protobuf, which a load does without
+
+    return lambda lines: show_records(lines, router)
 
 
 def _pipeline(
