@@ -138,7 +138,7 @@ def test_a_password_that_is_missing_or_wrong_is_told(inbox: Path, tmp_path: Path
         right = run(PARALLEL, inbox / "*", *asked, "--auth-file", str(tmp_path / "right"))
     assert (none.exit_code, wrong.exit_code, right.exit_code) == (1, 1, 0)
     assert "wants a password: use --auth-file" in about(none, address, "E")[0]
-    assert "refuses the user or the password" in about(wrong, address, "E")[0]
+    assert "does not accept the user or password" in about(wrong, address, "E")[0]
     for finished in (none, wrong, right):
         assert "sesame" not in "\n".join(finished.log)
         assert "secret" not in "\n".join(finished.log)
