@@ -90,7 +90,7 @@ class Channel:
                 events += reply.receive(data)
                 if reply.is_complete:
                     if left:
-                        raise BadReply("answers before it was asked")
+                        raise BadReply("replied before the request was complete")
                     return events
             elif data is not None:
                 raise Closed
@@ -113,7 +113,7 @@ class Channel:
         except OSError:
             return True
         if data:
-            raise BadReply("answers more than it was asked")
+            raise BadReply("sent more replies than requests")
         return data is not None
 
     def handshake(self, deadline: Deadline) -> None:

@@ -101,7 +101,7 @@ WRONG: list[tuple[NewReply, bytes, type[Exception], str]] = [
     (VersionReply, b"HTTP/1.1 400 Bad Request\r\n", BadReply, "HTTP"),
     (VersionReply, b"VERSION 1\r\nVERSION 1\r\n", BadReply, "more replies than requests"),
     (StatsReply, b"ERROR\r\n", ErrorReply, "^ERROR$"),
-    (StatsReply, b"STAT a b\r\n" * 3000, BadReply, "do not end"),
+    (StatsReply, b"STAT a b\r\n" * 3000, BadReply, "stats without an end"),
     (StatsReply, b"END\r\nEND\r\n", BadReply, "more replies than requests"),
     (lookup, WANTED + b"E", BadReply, "more replies than requests"),
     (lookup, b"EN\r\n" * 4, BadReply, "more replies than requests"),

@@ -253,7 +253,7 @@ def test_one_server_may_have_several_device_types() -> None:
 def test_unix_sockets_among_tcp_servers_are_refused_where_pylibmc_refuses_them(addresses: list[str]) -> None:
     with pytest.raises(ValueError, match="can't mix transport types"):
         pylibmc(addresses)
-    with pytest.raises(ValueError, match="idfa: --routing ketama does not mix Unix sockets \(unix:/p\) and TCP servers"):
+    with pytest.raises(ValueError, match=r"--routing ketama does not mix Unix sockets \(unix:/p\) and TCP servers"):
         Router({"idfa": addresses}, "ketama")
 
 

@@ -171,7 +171,9 @@ def test_a_certificate_for_another_name_is_refused(certificates: Certificates, t
             "its certificate is not trusted: it is not valid for '127.0.0.1'"
         )
         named = address.replace("127.0.0.1", "localhost")
-        assert failure(MemcacheClient(named, tls=tls)) == "its certificate is not trusted: it is not valid for 'localhost'"
+        assert (
+            failure(MemcacheClient(named, tls=tls)) == "its certificate is not trusted: it is not valid for 'localhost'"
+        )
 
 
 def test_an_unknown_authority_is_refused(tls_server: str, strangers: Certificates) -> None:
