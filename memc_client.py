@@ -281,7 +281,7 @@ class MemcacheClient:
             sets = self.server.sets_acknowledged()
             identity = self.server.learn(dict(channel.exchange([STATS], reply or StatsReply())), sets)
         if identity is None:
-            raise ErrorReply(b"stats without pid and uptime")
+            raise ErrorReply(b"statistics without pid and uptime")
         self._identity = identity
 
     def _abandon(self) -> None:

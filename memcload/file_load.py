@@ -49,6 +49,7 @@ class FileLoad:
     seconds: float = 0.0
     verdict: Verdict = field(default_factory=lambda: Verdict("pending"))
     renamed_to: str | None = None
+    rejects_saved_as: str | None = None
     unshown: Counter[str] = field(default_factory=Counter)  # warnings that are only counted, by kind
     is_current: bool = False  # the first file that is not finalized: the one that the log talks about
     messages: list[Message] = field(default_factory=list)
@@ -90,7 +91,7 @@ class FileLoad:
             level = logging.ERROR if verdict.holds_back else logging.INFO
             messages.append((level, f"{self.path} stays pending: {verdict.detail}"))
         elif verdict.status == "damaged":
-            name = f"set aside as {self.renamed_to}" if self.renamed_to else "it keeps its name"
+            name = f"set aside as {self.renamed_to}" if self.renamed_to else "it was not renamed"
             messages.append((logging.ERROR, f"{self.path} is {verdict.reason}: {verdict.detail}; {name}"))
         elif verdict.status == "error":
             messages.append((logging.ERROR, f"{self.path}: {verdict.detail}"))

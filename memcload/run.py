@@ -77,7 +77,7 @@ class Run:
 
     @property
     def throttle(self) -> Throttle:
-        """Return the limit on the records a second that was asked for."""
+        """Return the limit on the records a second that --max-rate sets."""
         return Throttle(self.options.max_rate, self.cancel)
 
 
@@ -135,7 +135,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
     """Lock and load the files, report, and return the exit code.
 
     Args:
-        options: what was asked for.
+        options: what the command line says.
         load: loads and finalizes the files of a run, in order, until all are or until the run was cancelled.
         new_client: makes the clients.
     """
@@ -198,7 +198,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
         try:
             paths = source.find()
             if not paths:
-                LOG.info("No file matches %s", options.pattern)
+                LOG.info("%s", _nothing_to("verify", options))
             new_encoder = choose_encoder(options.engine, router, options.ttl, source.size_of(paths))
             sink = ComparingSink(fleet, router.partitions, new_encoder, paths, options.sample)
             verifier = Verifier(paths, source, sink, cancel)
@@ -233,13 +233,23 @@ def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
 
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
-        LOG.info("No file matches %s", run.options.pattern)
+        LOG.info("%s", _nothing_to("load", run.options))
     try:
         with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)
     finally:
         run.fleet.close()
     run.tracker.finalize_rest()
+
+
+def _nothing_to(act: str, options: Options) -> str:
+    """Return what was looked for in vain, and how to choose other files."""
+    if options.min_age:
+        found = f"No file that matches {options.pattern} is {options.min_age:g} s old (--min-age)"
+    else:
+        found = f"No file matches {options.pattern}"
+    done = "" if options.again else ", --again includes those that are done"
+    return f"{found}: nothing to {act} (--pattern chooses the files{done})"
 
 
 def _progress(
@@ -273,7 +283,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
         return EXIT_FAILED
     except Exception as error:
-        LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
+        LOG.error("Internal error: %s: %s (run with --log-level debug for details)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
         return EXIT_FAILED
 
@@ -291,8 +301,10 @@ def _servers(
         router = Router({name: options.servers[name] for name in options.only}, options.routing)
         tls = make_tls_context(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None
         credentials = read_credentials(options.auth_file) if options.auth_file else None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(_unreadable(error, options)) from error
     return router, lambda server: new_client(
         server,
         timeout=options.timeout,
@@ -303,6 +315,13 @@ def _servers(
         tls=tls,
         credentials=credentials,
     )
+
+
+def _unreadable(error: OSError, options: Options) -> str:
+    """Return why a file of certificates or a password can't be read, and which option names it."""
+    given = ("tls_ca", "tls_cert", "tls_key", "auth_file")
+    names = [f" (--{name.replace('_', '-')})" for name in given if getattr(options, name) == error.filename]
+    return f"{error.filename}: {(error.strerror or str(error)).lower()}{names[0] if names else ''}"
 
 
 def _source(options: Options) -> LocalSource:

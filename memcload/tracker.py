@@ -105,14 +105,14 @@ class Tracker:
             if not rules.dry and (why := self._source.why_not_renamable(file.path)):
                 file.not_renamable = why
                 return
-            file.input = self._open_patiently(file.path)
+            file.input = self._open_when_possible(file.path)
         except OSError as error:
             file.read_error = error.strerror or str(error)
             return
         if rules.rejects is not None or not rules.dry:
             file.rejects = Rejects(file.path, rules.rejects, rules.max_rejects)
 
-    def _open_patiently(self, path: str) -> LocalFile:
+    def _open_when_possible(self, path: str) -> LocalFile:
         """Open a file; wait for a while where the process or the system has run out of descriptors."""
         deadline = time.monotonic() + _ROOM_TIMEOUT
         while True:
@@ -164,7 +164,7 @@ class Tracker:
                 try:
                     file.rejects.add(number, reject)
                 except OSError as error:
-                    self._note_trouble(file, "can't keep its rejected lines", error)
+                    self._note_trouble(file, "can't save its rejected lines", error)
                     file.rejects.close()
                     file.rejects = None
 
@@ -220,14 +220,14 @@ class Tracker:
         self._waiting.clear()
 
     def rewind(self) -> None:
-        """Forget what is known of the files that are not finalized; they are to be read again, in order."""
+        """Discard what is known of the files that are not finalized; they are to be read again, in order."""
         self.must_rewind = False
         while self._open:
             file = self._open.pop()
-            self._forget(file)
+            self._discard(file)
             self._waiting.appendleft(FileLoad(file.path, file.number, file.attempt + 1))
 
-    def _forget(self, file: FileLoad) -> None:
+    def _discard(self, file: FileLoad) -> None:
         if file.rejects is not None:
             file.rejects.close()
         self.records_seen -= file.counts.records
@@ -269,7 +269,7 @@ class Tracker:
         for address, identity in file.acknowledged:
             answer = answers.get(address, identity)
             if isinstance(answer, ServerDown):
-                return f"{self._label(address)}: {answer.cause}, so it can't tell whether it still has the records", ""
+                return f"{self._label(address)}: {answer.cause}; it could not be asked if it still has the records", ""
             if answer != identity:
                 return "", f"{self._label(address)} {identity.loss(answer)}"
         return "", ""
@@ -287,7 +287,7 @@ class Tracker:
             try:
                 file.renamed_to = self._source.finalize(file.path, damaged=verdict.status == "damaged")
             except OSError as error:
-                detail = f"loaded, but it can't be renamed: {error.strerror or error}"
+                detail = f"it was loaded but can't be renamed: {error.strerror or error}"
                 verdict = Verdict("error", "rename_failed", detail, holds_back=os.path.lexists(file.path))
         if verdict.holds_back and not self._earlier_pending:
             self._earlier_pending = file.path
@@ -303,12 +303,12 @@ class Tracker:
         if file.rejects is None:
             return
         try:
-            saved = file.rejects.save(source.stat)
+            saved = file.rejects_saved_as = file.rejects.save(source.stat)
         except OSError as error:
             self._note_trouble(file, "can't save its rejected lines", error)
         else:
             if saved:
-                dropped = f"; {file.rejects.dropped:,} more are only counted" if file.rejects.dropped else ""
+                dropped = f"; {file.rejects.dropped:,} more were counted but not saved" if file.rejects.dropped else ""
                 file.say((logging.INFO, f"Rejected lines saved as {saved}{dropped}"))
 
     # -- what there is to tell

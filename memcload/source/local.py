@@ -146,18 +146,18 @@ class LocalSource:
             return None  # and keeps its name
         directory = os.path.dirname(path) or "."
         if not os.access(directory, os.W_OK | os.X_OK):
-            return f"it could not be renamed: the directory {directory} can't be written"
+            return f"directory {directory} is not writable"
         try:
             parent, own = os.stat(directory), os.lstat(path)
             if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, own.st_uid):
-                return f"it could not be renamed: in the sticky directory {directory}, only its owner may do that"
+                return f"only its owner may rename it in the sticky directory {directory}"
             free_name(_dotted(path))
         except FileNotFoundError:
             return None  # gone: whoever opens it will see
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                return "it could not be renamed: its name is too long to get a dot; give it a shorter one"
-            return f"it could not be renamed: {error.strerror}"
+                return "its name is too long for a dot in front of it; give it a shorter one"
+            return f"{error.strerror}"
         return None
 
     def finalize(self, path: str, *, damaged: bool) -> str:
@@ -193,6 +193,6 @@ def _lock(descriptor: int, directory: str) -> None:
         raise DirectoryHeld(f"{directory}: {holder} is loading it; try again later") from None
     except OSError as error:
         raise NoLocks(
-            f"{directory}: its file system has no locks ({error.strerror}), and without one two runs could load it at "
-            "once; move the logs to a directory on a local disk and load them there"
+            f"{directory}: its file system does not support locks ({error.strerror}), so two runs could load it at "
+            "once: move the logs to a local disk"
         ) from None

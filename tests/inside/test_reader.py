@@ -332,7 +332,7 @@ OTHER_KINDS = {
     "an lzop archive": b"\x89LZO\x00\r\n\x1a\n\x10\x40" + LINES,
     "an lzip archive": b"LZIP\x01\x0c" + LINES,
     "an lzma archive": lzma.compress(LINES, lzma.FORMAT_ALONE),
-    "a file of compress": b"\x1f\x9d\x90" + LINES,
+    "a compress (.Z) archive": b"\x1f\x9d\x90" + LINES,
     "UTF-16 text": LINES.decode().encode("utf-16"),
     "UTF-32 text": LINES.decode().encode("utf-32"),
 }

@@ -268,10 +268,12 @@ def test_pending_files_wait_for_the_servers_that_are_down(inbox: Path, servers: 
 
 
 @both_loaders
-def test_other_pending_files_wait_for_what_the_log_says(inbox: Path, servers: Servers, loader: Loader) -> None:
+def test_a_file_that_is_still_being_written_waits_for_the_next_run(
+    inbox: Path, servers: Servers, loader: Loader
+) -> None:
     (inbox / "a.gz").write_bytes(b"\x1f\x8b")
     finished = load(loader, inbox / "*", servers)
-    assert finished.messages("W")[-1] == "1 file is pending: see above for why, then run again"
+    assert finished.messages("W")[-1] == "1 file is pending: the next run will try again"
 
 
 @both_loaders
@@ -281,9 +283,9 @@ def test_damaged_files_errors_and_rejects_are_told_apart(inbox: Path, servers: S
     write_gz(inbox / "c.gz", numbered(8) + b"rejected\n")
     steps = load(loader, inbox / "*", servers).messages("W")[-3:]
     assert [step.split(": ")[0] for step in steps] == [
-        "1 file with status damaged",
-        "1 file with status error",
-        "1 file with too many rejected lines",
+        "1 file is damaged",
+        "1 file could not be loaded",
+        "1 file has too many rejected lines",
     ]
 
 

@@ -67,7 +67,7 @@ def test_only_the_first_few_are_named(tmp_path: Path, servers: Servers, loader: 
     assert verdict.named("missing") == [f"idfa:device{number} .a.gz" for number in (0, 4, 8)]
     assert verdict.named("different") == [f"gaid:device{number} .a.gz" for number in (1, 5, 9)]
     rest = [message for message in verdict.run.messages("W") if message.startswith("…")]
-    assert rest == ["… and 7 more: missing from idfa", "… and 7 more: different in gaid"]
+    assert rest == ["… and 7 more missing from idfa", "… and 7 more different in gaid"]
 
 
 @both_engines
@@ -155,7 +155,7 @@ def test_done_files_are_read_where_the_pattern_names_them_or_again_says_so(
     assert verify(loader, tmp_path / "*.tsv.gz", servers, "--again").total("present") == 20
     unseen = verify(loader, tmp_path / "*.tsv.gz", servers)
     assert (unseen.exit_code, unseen.total("checked")) == (0, 0)
-    assert f"No file matches {tmp_path}/*.tsv.gz" in unseen.run.messages("I")
+    assert any(text.startswith(f"No file matches {tmp_path}/*.tsv.gz: ") for text in unseen.run.messages("I"))
 
 
 def test_rejects_and_damaged_files_are_not_read(tmp_path: Path, servers: Servers) -> None:
