@@ -18,7 +18,8 @@ from memcload.memcached.server import EVICTED, Server, ServerDown, hash_power_fo
 from memcload.output.checks import Finding
 from memcload.output.destination import why_not_appended, why_not_writable, why_not_written
 from memcload.sink import Client
-from memcload.source.local import DirectoryHeld, LocalSource, NoLocks
+from memcload.source.holding import DirectoryHeld, NoLocks
+from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
 
 _MIB = 1 << 20

@@ -30,7 +30,8 @@ from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
-from memcload.source.local import DirectoryHeld, LocalSource, NoLocks
+from memcload.source.holding import DirectoryHeld, NoLocks
+from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
 from memcload.throttle import Throttle
 from memcload.tracker import Rules, Tracker
@@ -164,7 +165,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
 
 
 def check(options: Options, new_client: NewClient) -> int:
-    """Tell if everything is as a load with these options will need it; return the exit code."""
+    """Show what a load with these options would meet; return the exit code."""
 
     def look(cancel: Cancel) -> int:
         router, connect = _servers(options, new_client, cancel, retries=0)

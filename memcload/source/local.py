@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
 
 from memcload.source import linux
+from memcload.source.holding import hold
 from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
-
-
-class DirectoryHeld(Exception):
-    """Another run holds the directory; the message names both."""
-
-
-class NoLocks(Exception):
-    """The file system of a directory has no locks; the message names the directory and what to do."""
 
 
 class LocalFile(InputFile):
@@ -110,8 +102,7 @@ class LocalSource:
     def lock(self) -> Iterator[set[str]]:
         """Hold the directories of the files for as long as the context lasts, and give their names.
 
-        The hold is an advisory lock on each directory itself: it leaves no file behind and goes with the process,
-        however that ends. Find the files again then: the run that held a directory until now has renamed some.
+        Find the files again then: the run that held a directory until now has renamed some.
 
         Raises:
             DirectoryHeld: another run holds one of them
@@ -119,14 +110,12 @@ class LocalSource:
             OSError: one of them can't be opened
         """
         directories = {os.path.dirname(path) for path in self.find()}
-        with contextlib.ExitStack() as stack:
-            for directory in sorted(directories):
-                descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, descriptor)
-                _lock(descriptor, directory or ".")
+        with hold(directories):
             self._held = directories
-            stack.callback(setattr, self, "_held", None)
-            yield directories
+            try:
+                yield directories
+            finally:
+                self._held = None
 
     def size_of(self, paths: Sequence[str]) -> int:
         """Return how large these files are together, as far as that can be known."""
@@ -182,17 +171,3 @@ def set_aside(path: str) -> str:
 def _dotted(path: str) -> str:
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}")
-
-
-def _lock(descriptor: int, directory: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        process = linux.lock_holder(descriptor)
-        holder = f"process {process}" if process else "another process"
-        raise DirectoryHeld(f"{directory}: {holder} is loading it; try again later") from None
-    except OSError as error:
-        raise NoLocks(
-            f"{directory}: its file system does not support locks ({error.strerror}), so two runs could load it at "
-            "once: move the logs to a local disk"
-        ) from None

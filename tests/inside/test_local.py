@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from memcload.source import linux
-from memcload.source.local import DirectoryHeld, LocalFile, LocalSource, NoLocks, dot_rename, set_aside
+from memcload.source.holding import DirectoryHeld, NoLocks
+from memcload.source.local import LocalFile, LocalSource, dot_rename, set_aside
 from memcload.source.names import claim_name, free_name
 from memcload.source.pattern import PatternError, find_files, is_done
 
