@@ -79,20 +79,18 @@ def of_a_server(directory: Path, servers: Servers, loader: Loader, action: Calla
 def of_a_signal(directory: Path, servers: Servers, loader: Loader) -> Outcomes:
     for name in ("a", "b"):
         write_gz(directory / name, numbered(400))
+    options = ("--report", "-", "--max-rate", "400")
     stop = trigger(MIDDLE, lambda: running.send(signal.SIGTERM))
     with (
         FaultyProxy(servers["gaid"].address, stop) as watch,
-        Running(
-            *(loader, directory / "*", *addresses(servers, gaid=watch.address)),
-            *("--report", "-", "--max-rate", "400"),
-        ) as running,
+        Running(loader, directory / "*", *addresses(servers, gaid=watch.address), *options) as running,
     ):
         finished = with_report(running.finish())
     assert finished.exit_code == 143
     return outcomes(finished)
 
 
-def of_a_change(directory: Path, servers: Servers, loader: Loader, change: Callable[[Path], object]) -> Outcomes:
+def of_a_change(directory: Path, servers: Servers, loader: Loader, change: Callable[[Path], None]) -> Outcomes:
     for name in ("a", "b"):
         write_gz(directory / name, numbered(600))
     happens = trigger(MIDDLE, lambda: change(directory / "a"))
@@ -130,16 +128,25 @@ WAYS: dict[str, tuple[Callable[[Path, Servers, Loader], Outcomes], Outcomes]] = 
         },
     ),
     "down": (of_a_server_that_is_down, {"a": ("pending", "records_failed")}),
-    "gone": (lambda *given: of_a_server(*given, given[1]["idfa"].kill), {"a": ("pending", "server_unreachable")}),
-    "cold": (lambda *given: of_a_server(*given, given[1]["idfa"].restart), {"a": ("pending", "server_lost_records")}),
-    "empty": (lambda *given: of_a_server(*given, given[1]["idfa"].flush), {"a": ("pending", "server_lost_records")}),
+    "gone": (
+        lambda inbox, servers, loader: of_a_server(inbox, servers, loader, servers["idfa"].kill),
+        {"a": ("pending", "server_unreachable")},
+    ),
+    "cold": (
+        lambda inbox, servers, loader: of_a_server(inbox, servers, loader, servers["idfa"].restart),
+        {"a": ("pending", "server_lost_records")},
+    ),
+    "empty": (
+        lambda inbox, servers, loader: of_a_server(inbox, servers, loader, servers["idfa"].flush),
+        {"a": ("pending", "server_lost_records")},
+    ),
     "stopped": (of_a_signal, {"a": ("pending", "stopped"), "b": ("pending", "stopped")}),
     "changed": (
-        lambda *given: of_a_change(*given, append),
+        lambda inbox, servers, loader: of_a_change(inbox, servers, loader, append),
         {"a": ("pending", "changed"), "b": ("pending", "earlier_file_pending")},
     ),
     "vanished": (
-        lambda *given: of_a_change(*given, Path.unlink),
+        lambda inbox, servers, loader: of_a_change(inbox, servers, loader, Path.unlink),
         {"a": ("error", "rename_failed"), "b": ("done", "")},
     ),
     "only": (of_some_types, {"a": ("pending", "partly_loaded")}),
