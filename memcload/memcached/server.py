@@ -89,7 +89,7 @@ class Server:
         closes_at_probe: True if it closes the connection when it is asked that.
         wants_tls: whether it wants TLS, where that had to be found out.
         version: what it tells of its version.
-        stats: its statistics, when they were last asked for.
+        stats: its statistics, when it last reported them.
         items: the largest number of items that was seen.
         looking: held while a connection asks for statistics or tries what the server understands.
     """
@@ -182,7 +182,7 @@ class Server:
             )
 
     def sets_acknowledged(self) -> int:
-        """Return the least that `cmd_set` must be if statistics are asked for now and the process is the same."""
+        """Return the least that `cmd_set` must be in statistics from now on if the process is the same."""
         return self._sets
 
     def learn(self, stats: Mapping[bytes, bytes], sets: int) -> Identity | None:

@@ -17,7 +17,7 @@ from memcload.source.decoders import Decoder
 
 _READ = 1 << 16  # bytes of the file at a time
 _CHUNK = 1 << 17  # bytes of text at a time: a moment's work, and larger ones make malloc map new pages each time
-_SALVAGED = 1 << 12  # bytes of text at a time, where it is asked for byte by byte
+_SALVAGED = 1 << 12  # bytes of text at a time, where it is decoded byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
 
 
@@ -100,7 +100,7 @@ def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Ending]:
     """Yield the text of a file, plain or an archive, in pieces of at most `size` bytes; return how it ended.
 
     A piece may be empty: there is nothing yet, but the caller gets to look whether to go on. `file` needs no more
-    than `read`. Where it can `seek`, all that can be had of a damaged member is given: the member is read twice.
+    than `read`. Where it can `seek`, all that can be decoded of a damaged member is given: the member is read twice.
 
     Raises:
         OSError: the file can't be read, or this Python lacks the library that its format needs
@@ -216,10 +216,10 @@ def _decode(data: _Input, decoder: Decoder, size: int) -> Generator[bytes, None,
 def _decode_again(
     data: _Input, decoder: Decoder, size: int, attempt: _Attempt
 ) -> Generator[bytes, None, Exception | None]:
-    """Yield what else can be had of a damaged part, go behind it, and return what went wrong this time.
+    """Yield what else can be decoded of a damaged part, go behind it, and return what went wrong this time.
 
     A decoder that meets damage gives nothing of what it had read in that call. So where the damage was met, it gets
-    its input byte by byte, and is asked for its text byte by byte.
+    its input byte by byte, and gives its text byte by byte.
     """
     position = 0
     salvaged = bytearray()

@@ -71,7 +71,7 @@ class FaultyProxy:
         self.fault = fault
         self._rng = random.Random(seed)
         self._faulty = faulty
-        self._most = most
+        self._capacity = most
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -133,7 +133,7 @@ class FaultyProxy:
 
     def _accept(self) -> None:
         with self._listener, contextlib.suppress(OSError):
-            while self._most is None or self.connections < self._most:
+            while self._capacity is None or self.connections < self._capacity:
                 client, _ = self._listener.accept()
                 self.connections += 1
                 is_honest = self._faulty is not None and self.connections > self._faulty
@@ -160,7 +160,7 @@ class FaultyProxy:
 
     @staticmethod
     def _is_to_be_reset(sock: socket.socket) -> bool:
-        """Tell whether closing the socket resets the connection; shutting it down first would not."""
+        """Return True if closing the socket resets the connection; shutting it down first would not."""
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == _RESET_AT_CLOSE
 
     def _pass_requests(self, client: socket.socket, server: socket.socket, fault: Fault) -> None:

@@ -50,7 +50,7 @@ def test_the_log_tells_the_load_file_by_file(tmp_path: Path, servers: Servers, l
 
 
 @both_loaders
-def test_repeated_complaints_are_cut_to_the_first_few_of_a_file_and_a_count(
+def test_repeated_warnings_are_cut_to_the_first_few_of_a_file_and_a_count(
     tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     for name in ("a.gz", "b.gz"):

@@ -1,6 +1,6 @@
 """Archives of several members, streams or frames with something odd in or behind a later one, all in one load.
 
-What the format's own tool reads without complaint is loaded whole; what it complains of is damaged, and loaded up to
+What the format's own tool reads without a warning is loaded whole; what it warns of is damaged, and loaded up to
 the damaged part at least.
 """
 
@@ -97,7 +97,7 @@ def not_for(*formats: str) -> tuple[str, ...]:
     return tuple(format for format in FORMATS if format not in formats)
 
 
-BETWEEN: dict[str, tuple[bytes, tuple[str, ...]]] = {  # what lies there, and which tools complain of it
+BETWEEN: dict[str, tuple[bytes, tuple[str, ...]]] = {  # what lies there, and which tools warn of it
     "nothing": (b"", ()),
     "four-zeros": (bytes(4), not_for("xz")),
     "three-zeros": (bytes(3), not_for()),

@@ -17,7 +17,7 @@ from tests.outside.logs import line, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
-from tests.outside.verifying import COMPILED, both_engines, change, forget, loaded, verify
+from tests.outside.verifying import COMPILED, both_engines, change, delete, loaded, verify
 from tools.make_logs import write_logs
 
 # --- what it finds ------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loa
 @both_engines
 def test_what_is_missing_or_different_is_counted_and_named(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     loaded(tmp_path, servers, numbered(100))
-    forget(servers, "idfa:device0", "idfa:device4", "dvid:device99")
+    delete(servers, "idfa:device0", "idfa:device4", "dvid:device99")
     change(servers, "gaid:device1")
     change(servers, "dvid:device3", b"")
 
@@ -131,7 +131,7 @@ def test_a_server_without_meta_commands_is_asked_in_the_classic_way(
     with ExitStack() as stack:
         old = {name: stack.enter_context(FaultyProxy(servers[name].address, KnowsNoMeta)).address for name in TYPES}
         assert verify(loader, tmp_path / ".a.gz", servers, **old).exit_code == 0
-        forget(servers, "idfa:device1996")
+        delete(servers, "idfa:device1996")
         change(servers, "dvid:device3")
         verdict = verify(loader, tmp_path / ".a.gz", servers, **old)
     assert verdict.exit_code == 1

@@ -9,7 +9,7 @@ from tests.outside.loading import PARALLEL, Loader
 from tests.outside.logs import huge_line, line, numbered
 from tests.outside.memcached import Servers, closed_port, contents, everywhere, silent_server
 from tests.outside.spec import TYPES
-from tests.outside.verifying import both_engines, forget, loaded, verify
+from tests.outside.verifying import both_engines, delete, loaded, verify
 from tools.servers import MemcachedServer
 
 
@@ -44,7 +44,7 @@ def test_a_value_that_just_fits_is_missing_when_it_is_not_there(
         loaded(tmp_path, here, b"".join(map(sized, sizes)), rate="1")
         held = contents(here)
         assert 0 < len(held) < len(sizes)
-        forget(here, *(key.decode() for key in held))
+        delete(here, *(key.decode() for key in held))
         verdict = verify(loader, tmp_path / ".a.gz", here)
     assert verdict.exit_code == 1
     assert verdict.found["idfa"]["missing"] == len(held)

@@ -56,7 +56,7 @@ def verify(loader: Loader, pattern: Path, servers: Servers, *options: str, **oth
     return Verdict(finished, found)
 
 
-def forget(servers: Servers, *keys: str) -> None:
+def delete(servers: Servers, *keys: str) -> None:
     for key in keys:
         with servers[key[:4]].client() as client:
             assert client.delete(key, noreply=False)
