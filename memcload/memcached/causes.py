@@ -47,5 +47,5 @@ def _explain_reply(reply: str) -> Failure:
     if "authentic" in words:
         return Failure("wants a password: use --auth-file", is_transient=False)
     if "too many open connections" in words:
-        return Failure("has no free connections: raise memcached -c")
+        return Failure("has too many connections: raise memcached -c")
     return Failure(f"replied {reply}")

@@ -22,7 +22,8 @@ def next_steps(results: Results) -> list[str]:
 def _about_servers(servers: Sequence[Server]) -> list[str]:
     steps = []
     if full := [server for server in servers if server.evictions]:
-        evicted = _count(sum(server.evictions for server in full), "item", "items")
+        count = sum(server.evictions for server in full)
+        evicted = f"{count} item{'' if count == 1 else 's'}"
         its, it = ("its", "it") if len(full) == 1 else ("their", "them")
         steps.append(
             f"{_joined(full)} evicted {evicted} because {its} memory is full: "

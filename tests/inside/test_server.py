@@ -510,7 +510,7 @@ def test_a_server_that_has_reported_its_stats_once_is_not_believed_to_have_none(
     ("reply", "cause"),
     [
         (b"ERROR\r\n", "replied ERROR"),
-        (b"ERROR Too many open connections\r\n", "has no free connections: raise memcached -c"),
+        (b"ERROR Too many open connections\r\n", "has too many connections: raise memcached -c"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "sent a reply that is not memcached's: 'SSH-2.0-OpenSSH_9.2'"),
         (b"x" * 5000, "sent a reply line without an end"),
         (b"VERSION 1\r\nVERSION 1\r\n", "sent more replies than requests"),

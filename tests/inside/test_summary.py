@@ -207,10 +207,10 @@ def test_evictions_are_told_with_what_to_do() -> None:
     results = make_results(2)
     results.servers["host1:1"].evictions = 70_910
     (one,) = next_steps(results)
-    assert one.startswith("host1:1 evicted 70,910 items because its memory is full: give it more (memcached -m)")
+    assert one.startswith("host1:1 evicted 70910 items because its memory is full: give it more (memcached -m)")
     results.servers["host2:1"].evictions = 1
     (two,) = next_steps(results)
-    assert two.startswith("host1:1 and host2:1 evicted 70,911 items because their memory is full: give them more")
+    assert two.startswith("host1:1 and host2:1 evicted 70911 items because their memory is full: give them more")
 
 
 def test_hash_tables_that_grew_are_told_with_the_option_that_spares_it() -> None:

@@ -97,7 +97,7 @@ def test_a_server_that_is_not_there_costs_its_retries_once_a_file(
 
 
 @in_small_blocks
-def test_a_server_that_was_given_up_is_left_alone_until_the_next_file(
+def test_a_server_that_was_marked_down_is_left_alone_until_the_next_file(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     with FaultyProxy(servers["idfa"].address, cut(0)) as proxy:
@@ -107,7 +107,7 @@ def test_a_server_that_was_given_up_is_left_alone_until_the_next_file(
 
 
 @engines_in_small_blocks
-def test_a_server_that_was_given_up_is_tried_again_at_the_next_file(
+def test_a_server_that_was_marked_down_is_tried_again_at_the_next_file(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     servers["idfa"].kill()
