@@ -31,9 +31,9 @@ from tests.outside.memcached import Servers, addresses, closed_port, contents
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
 from tests.outside.trials import (
+    BEGINNING_OF_SECOND,
     HURRIED,
     MIDDLE,
-    MIDDLE_OF_SECOND,
     PERSISTENT,
     RETRIES,
     assert_all_pending,
@@ -111,7 +111,7 @@ def test_a_server_that_was_marked_down_is_tried_again_at_the_next_file(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     servers["idfa"].kill()
-    with FaultyProxy(servers["gaid"].address, trigger(MIDDLE_OF_SECOND, servers["idfa"].restart)) as watch:
+    with FaultyProxy(servers["gaid"].address, trigger(BEGINNING_OF_SECOND, servers["idfa"].restart)) as watch:
         finished = hurried_load(loader, inbox, servers, gaid=watch.address)
     assert_all_pending(finished, inbox)
     assert finished.file("2.tsv.gz")["failed"] == 0
