@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from memcload.counts import Counts, Reject
+from memcload.counts import Counts, Reject, RejectedLines
 from memcload.encode.encoder import EncodedText
 from memcload.log import log_lines
 from memcload.memcached.routing import Partition
@@ -122,7 +122,7 @@ class TextResult:
     file: FileLoad
     lines: int
     counts: Counts
-    rejects: list[Reject]
+    rejects: RejectedLines
     refused: list[str] = field(default_factory=list)
     causes: dict[str, ServerDown] = field(default_factory=dict)
     acknowledged: set[tuple[str, Identity]] = field(default_factory=set)
@@ -131,9 +131,8 @@ class TextResult:
     @classmethod
     def of(cls, file: FileLoad, text: EncodedText, shown: list[str]) -> TextResult:
         """Make the result of a text of which nothing is delivered yet."""
-        counts = Counts(partial=text.partial, blank=text.blank, skipped=text.skipped)
-        for reject in text.rejects:
-            counts.rejected[reject.reason] += 1
+        rejected = text.rejects.by_reason()
+        counts = Counts(rejected=rejected, partial=text.partial, blank=text.blank, skipped=text.skipped)
         return cls(file, text.lines, counts, text.rejects, shown=shown)
 
     def add(self, partition: Partition, delivery: Delivery, text: bytes, lines: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memcload.cancel import Cancel
-from memcload.counts import Counts, Reject
+from memcload.counts import Counts, RejectedLines
 from memcload.file_load import FileLoad, Message, TextResult
 from memcload.log import excerpt, log_lines
 from memcload.memcached.server import Identity, Server, ServerDown
@@ -147,16 +147,16 @@ class Tracker:
             if self._shows(file, "refused by a server"):
                 file.say((logging.WARNING, f"{file.path}: {message}"))
         if result.rejects:
-            self._add_rejects(file, sorted(result.rejects))
+            self._add_rejects(file, result.rejects)
         self.records_seen += result.counts.records
         file.lines += result.lines
         file.counts += result.counts
         file.causes.update(result.causes)
         file.acknowledged |= result.acknowledged
 
-    def _add_rejects(self, file: FileLoad, rejects: list[Reject]) -> None:
+    def _add_rejects(self, file: FileLoad, rejects: RejectedLines) -> None:
         self.rejects_seen += len(rejects)
-        for reject in rejects:
+        for reject in rejects.in_order():
             number, kind = file.lines + reject.line + 1, f"rejected for {reject.reason}"
             if self._shows(file, kind):
                 file.say((logging.WARNING, f"{file.path}:{number}: {kind}: {excerpt(reject.text)}"))
