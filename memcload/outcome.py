@@ -138,8 +138,7 @@ def _pending_reason(facts: FileFacts) -> tuple[VerdictReason, str] | None:
         return "still_being_written", "another process has it open for writing"
     if 0 <= facts.age < facts.settle and (facts.damage == "truncated" or not facts.size or facts.incomplete_text):
         what = "incomplete" if facts.size else "empty"
-        detail = f"it is probably still being written: it is {what} and was changed {facts.age:.0f} s ago"
-        return "still_being_written", detail
+        return "still_being_written", f"it is probably still being written ({what}, changed {facts.age:.0f} s ago)"
     if facts.changed:
         return "changed", "it changed while it was being read"
     if facts.earlier_pending and not facts.dry:

@@ -84,7 +84,7 @@ def _about_others(results: Results) -> list[str]:
         if saved:
             where = "look at its .rejects.tsv file" if len(files) == 1 else "look at their .rejects.tsv files"
         else:
-            where = "the log shows the first few"
+            where = "the log shows the first few; --max-error-rate allows more"
         steps.append(f"{_count(len(files), 'file has', 'files have')} too many rejected lines: {where}")
     return steps
 

@@ -21,12 +21,17 @@ class LocalFile(InputFile):
 
     def __init__(self, path: str) -> None:
         # O_NONBLOCK: opening a pipe that matches the pattern must not wait for its writer
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP and os.path.islink(path):
+                raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed", path) from None
+            raise
         file = os.fdopen(descriptor, "rb", buffering=0)
         self.stat = os.fstat(descriptor)
         if not stat.S_ISREG(self.stat.st_mode):
             file.close()
-            raise OSError(None, "not a regular file", path)
+            raise OSError(None, "it is not a regular file", path)
         super().__init__(path, file, self.stat.st_size)
 
     @property

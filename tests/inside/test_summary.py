@@ -194,7 +194,7 @@ def test_only_rejected_lines_that_were_saved_are_to_be_looked_at() -> None:
     files[0].rejects_saved_as = "/logs/.a.gz.rejects.tsv"
     assert next_steps(make_results(1, files)) == [
         "1 file has too many rejected lines: look at its .rejects.tsv file",
-        "2 files have too many rejected lines: the log shows the first few",
+        "2 files have too many rejected lines: the log shows the first few; --max-error-rate allows more",
     ]
 
 
