@@ -20,15 +20,12 @@ def next_steps(results: Results) -> list[str]:
 
 
 def _about_servers(servers: Sequence[Server]) -> list[str]:
-    steps = []
-    if full := [server for server in servers if server.evictions]:
-        count = sum(server.evictions for server in full)
-        evicted = f"{count} item{'' if count == 1 else 's'}"
-        its, it = ("its", "it") if len(full) == 1 else ("their", "them")
-        steps.append(
-            f"{_joined(full)} evicted {evicted} because {its} memory is full: "
-            f"give {it} more (memcached -m) or add servers"
-        )
+    steps = [
+        f"{server.label} evicted {server.evictions} items during this run: "
+        "the data does not fit its memory (memcached -m)"
+        for server in servers
+        if server.evictions
+    ]
     for power in sorted({server.advised_hash_power for server in servers if server.advised_hash_power}):
         grown = [server for server in servers if server.advised_hash_power == power]
         tables, them = ("hash table", "it") if len(grown) == 1 else ("hash tables", "them")
