@@ -163,7 +163,7 @@ def test_a_hash_table_that_grew_is_told_about_once_with_what_spares_it(
     tmp_path: Path, servers: Servers, loader: Loader
 ) -> None:
     log = numbered(8000, types=["idfa"])  # beyond 6,144 such a table grows, within a second
-    inbox = make_inbox(tmp_path / "inbox", [log, numbered(1500, types=["idfa"], prefix="more")])
+    inbox = make_inbox(tmp_path / "inbox", [log, numbered(4000, types=["idfa"], prefix="more")])
     with MemcachedServer.start("-t", "1", "-o", "hashpower=12") as small:
         finished = load(loader, inbox.pattern, servers, "--max-rate", "4500", idfa=small.address)
         again = load(loader, inbox.pattern, servers, "--again", idfa=small.address)
