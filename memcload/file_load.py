@@ -85,7 +85,7 @@ class FileLoad:
         messages = [] if self.is_current else [(logging.INFO, f"Processing {self.path}")]
         messages += self.messages
         for kind, count in self.unshown.items():
-            messages.append((logging.WARNING, f"{self.path}: … and {count} more: {kind}"))
+            messages.append((logging.WARNING, f"… and {count} more: {kind}"))
         if verdict.status == "pending":
             level = logging.ERROR if verdict.holds_back else logging.INFO
             messages.append((level, f"{self.path} stays pending: {verdict.detail}"))
