@@ -16,7 +16,7 @@ from types import TracebackType
 
 from memcload.source import linux
 
-_SHARE = 4  # of the descriptors that a process may have, one in so many may hold a directory
+_SHARE = 4  # of the descriptors that a process may have, one in four may hold a directory
 
 
 class DirectoryHeld(Exception):
@@ -52,7 +52,7 @@ def hold(directories: Iterable[str]) -> Iterator[None]:
 
 
 class _Keepers:
-    """Processes that keep descriptors open for this one, which may have only so many. They end when it does.
+    """Processes that keep descriptors open for this one, whose own are limited. They end when it does.
 
     A lock belongs to what a descriptor stands for, so a child that was given the descriptor holds it just as well.
     """

@@ -417,7 +417,7 @@ def open_descriptors() -> int:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors can't be counted here")
 @pytest.mark.parametrize("content", [LINES, b"", gzip.compress(LINES), gzip.compress(LINES)[:-9], b"PK\x03\x04"])
-def test_a_file_is_closed_as_soon_as_it_is_read_or_given_up(file: Path, content: bytes) -> None:
+def test_a_file_is_closed_as_soon_as_it_is_read_or_abandoned(file: Path, content: bytes) -> None:
     before = open_descriptors()
     file.write_bytes(content)
     opened = LocalFile(str(file))

@@ -26,7 +26,7 @@ from tests.outside.spec import expected
 
 
 def date(path: Path, seconds: float) -> None:
-    """Date a file so many seconds from now."""
+    """Date a file this many seconds from now."""
     os.utime(path, (time.time() + seconds,) * 2)
 
 
