@@ -16,9 +16,9 @@ from tests.outside.loading import PARALLEL, REFERENCE, Finished, Loader, Running
 from tests.outside.logs import make_old, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
 from tests.outside.spec import TYPES
+from tests.outside.terminal import Session
 from tests.outside.test_disks import as_nobody, run_as
 from tests.outside.test_one_run import held
-from tests.outside.test_terminal import Session
 from tools.make_logs import write_logs
 
 FINE = "Ready to load"
