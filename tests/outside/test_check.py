@@ -59,7 +59,7 @@ def test_everything_is_told_of_servers_files_and_places(inbox: Path, servers: Se
     for name in TYPES:
         (server,) = about(checked, servers[name].address)
         assert re.search(
-            rf"^{name} .*: version [\d.]+, meta commands, 0 items, 0 of 64 MiB used, \d+ evictions, "
+            rf"^{name} .*: version [\d.]+, meta commands, [\d,]+ items, \d+ of 64 MiB used, \d+ evictions, "
             "about 40 pending records need 1 MiB",
             server,
         )
