@@ -4,28 +4,33 @@
 # source: appsinstalled.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 7, 35, 1, "", "appsinstalled.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'appsinstalled.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x13\x61ppsinstalled.proto"2\n\x08UserApps\x12\x0c\n\x04\x61pps\x18\x01 \x03(\r\x12\x0b\n\x03lat\x18\x02 \x01(\x01\x12\x0b\n\x03lon\x18\x03 \x01(\x01'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61ppsinstalled.proto\"2\n\x08UserApps\x12\x0c\n\x04\x61pps\x18\x01 \x03(\r\x12\x0b\n\x03lat\x18\x02 \x01(\x01\x12\x0b\n\x03lon\x18\x03 \x01(\x01')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "appsinstalled_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'appsinstalled_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_USERAPPS"]._serialized_start = 23
-    _globals["_USERAPPS"]._serialized_end = 73
+  DESCRIPTOR._loaded_options = None
+  _globals['_USERAPPS']._serialized_start=23
+  _globals['_USERAPPS']._serialized_end=73
 # @@protoc_insertion_point(module_scope)

@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run.check(options, MemcacheClient)
     if options.verify:
         return run.verify(options, MemcacheClient)
-    return run.main(options, run.load_on_cluster if options.cluster else run.load_in_parallel, MemcacheClient)
+    load = run.load_in_parallel
+    if options.cluster:
+        from memcload.run_on_cluster import load_on_cluster as load
+    return run.main(options, load, MemcacheClient)
 
 
 if __name__ == "__main__":

@@ -82,10 +82,10 @@ class Laboratory:
 
 def run(name: str, *command: str) -> Finished:
     """Run a command in the project's folder and measure it. Raises BenchmarkError where it fails."""
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints
+            command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
         )
         usage: Any
         try:
@@ -97,8 +97,8 @@ def run(name: str, *command: str) -> Finished:
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would look for it in vain
         if process.returncode:
-            complaints.seek(0)
-            text = complaints.read().decode(errors="replace")[-2000:]
+            errors.seek(0)
+            text = errors.read().decode(errors="replace")[-2000:]
             raise BenchmarkError(f"{name}: exit code {process.returncode}\n{text}")
     return Finished(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 

@@ -28,7 +28,7 @@ class Need:
     memory: Counter[str] = field(default_factory=Counter)
 
     def __mul__(self, factor: float) -> Need:
-        """Return so many times as much."""
+        """Return a multiple of it."""
         records, memory = (
             Counter({server: round(count * factor) for server, count in counts.items()})
             for counts in (self.records, self.memory)

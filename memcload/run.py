@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from memcload.cancel import Cancel
 from memcload.check import Plan, check_load
-from memcload.cluster.job import Job, NewClient
+from memcload.cluster.job import NewClient
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
-from memcload.encode.message import show_records
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
@@ -30,7 +29,8 @@ from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
-from memcload.source.local import DirectoryHeld, LocalSource, NoLocks
+from memcload.source.holding import DirectoryHeld, NoLocks
+from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
 from memcload.throttle import Throttle
 from memcload.tracker import Rules, Tracker
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def throttle(self) -> Throttle:
-        """Return the limit on the records a second that was asked for."""
+        """Return the limit on the records a second that --max-rate sets."""
         return Throttle(self.options.max_rate, self.cancel)
 
 
@@ -70,7 +70,7 @@ def load_in_parallel(run: Run) -> None:
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
-    show = (lambda lines: show_records(lines, run.router)) if shows else None
+    show = _show(run.router) if shows else None
     pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
@@ -88,49 +88,10 @@ def load_in_parallel(run: Run) -> None:
                 tracker.rewind()
 
 
-def load_on_cluster(run: Run) -> None:
-    """Load and finalize the files of a run on the workers of a cluster, in order, until the run is cancelled."""
-    try:
-        from memcload.cluster.load import ClusterError, load  # Dask is optional, and takes a moment to import
-    except ImportError as error:
-        raise UsageError(
-            f"--cluster needs Dask and NumPy ({error}): pip install -r requirements-cluster.txt"
-        ) from error
-    options = run.options
-    assert isinstance(options, ParallelOptions)
-    assert options.cluster
-    if run.tracker.is_finished:
-        return
-    job = Job(
-        servers=run.router.servers,
-        routing=run.router.routing,
-        new_client=run.new_client,
-        engine=options.engine,
-        pending_bytes=run.tracker.bytes_to_read,
-        block_size=options.block_size,
-        ttl=options.ttl,
-        timeout=options.timeout,
-        connect_timeout=options.connect_timeout,
-        retries=options.retries,
-        max_rate=options.max_rate,
-        shows_records=options.dry and LOG.isEnabledFor(logging.DEBUG),
-        tls=(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None,
-        auth_file=options.auth_file,
-    )
-    try:
-        load(
-            options.cluster,
-            job,
-            run.router,
-            run.fleet,
-            run.tracker,
-            run.cancel,
-            window_size=options.window_size,
-            dry=options.dry,
-        )
-    except ClusterError as error:
-        LOG.error("%s", error)
-        run.tracker.stopped_by = f"the cluster: {error}"
+def _show(router: Router) -> Callable[[bytes], list[str]]:
+    from memcload.encode.message import show_records  # brings protobuf, which a load does without
+
+    return lambda lines: show_records(lines, router)
 
 
 def _pipeline(
@@ -156,7 +117,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
     """Lock and load the files, report, and return the exit code.
 
     Args:
-        options: what was asked for.
+        options: what the command line says.
         load: loads and finalizes the files of a run, in order, until all are or until the run was cancelled.
         new_client: makes the clients.
     """
@@ -185,7 +146,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
 
 
 def check(options: Options, new_client: NewClient) -> int:
-    """Tell if everything is as a load with these options will need it; return the exit code."""
+    """Show what a load with these options would meet; return the exit code."""
 
     def look(cancel: Cancel) -> int:
         router, connect = _servers(options, new_client, cancel, retries=0)
@@ -219,7 +180,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
         try:
             paths = source.find()
             if not paths:
-                LOG.info("No file matches %s", options.pattern)
+                LOG.info("%s", _nothing_to("verify", options))
             new_encoder = choose_encoder(options.engine, router, options.ttl, source.size_of(paths))
             sink = ComparingSink(fleet, router.partitions, new_encoder, paths, options.sample)
             verifier = Verifier(paths, source, sink, cancel)
@@ -254,13 +215,23 @@ def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
 
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
-        LOG.info("No file matches %s", run.options.pattern)
+        LOG.info("%s", _nothing_to("load", run.options))
     try:
         with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)
     finally:
         run.fleet.close()
     run.tracker.finalize_rest()
+
+
+def _nothing_to(act: str, options: Options) -> str:
+    """Return what was looked for in vain, and how to choose other files."""
+    if options.min_age:
+        found = f"No file that matches {options.pattern} is {options.min_age:g} s old (--min-age)"
+    else:
+        found = f"No file matches {options.pattern}"
+    done = "" if options.again else ", --again includes those that are done"
+    return f"{found}: nothing to {act} (--pattern chooses the files{done})"
 
 
 def _progress(
@@ -294,7 +265,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
         return EXIT_FAILED
     except Exception as error:
-        LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
+        LOG.error("Internal error: %s: %s (run with --log-level debug for details)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
         return EXIT_FAILED
 
@@ -312,8 +283,10 @@ def _servers(
         router = Router({name: options.servers[name] for name in options.only}, options.routing)
         tls = make_tls_context(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None
         credentials = read_credentials(options.auth_file) if options.auth_file else None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(_unreadable(error, options)) from error
     return router, lambda server: new_client(
         server,
         timeout=options.timeout,
@@ -324,6 +297,13 @@ def _servers(
         tls=tls,
         credentials=credentials,
     )
+
+
+def _unreadable(error: OSError, options: Options) -> str:
+    """Return why a file of certificates or a password can't be read, and which option names it."""
+    given = ("tls_ca", "tls_cert", "tls_key", "auth_file")
+    names = [f" (--{name.replace('_', '-')})" for name in given if getattr(options, name) == error.filename]
+    return f"{error.filename}: {(error.strerror or str(error)).lower()}{names[0] if names else ''}"
 
 
 def _source(options: Options) -> LocalSource:

@@ -90,7 +90,7 @@ class Delivery:
     cause: ServerDown | None = None
 
     def share(self, first: int, count: int) -> Delivery:
-        """Return what became of so many records from number `first` on."""
+        """Return what became of `count` records from number `first` on."""
         end = first + count
         answered = min(max(self.answered - first, 0), count)
         failed = min(max(self.answered + self.failed - first, 0), count) - answered

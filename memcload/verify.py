@@ -191,7 +191,7 @@ class ComparingSink:
             LOG.warning("%s: %s of %s", kind, key.decode(), self._paths[file])
             total -= count
         if total:
-            LOG.warning("… and %d more: %s", total, kind_and_place)
+            LOG.warning("… and %d more %s", total, kind_and_place)
 
 
 class Verifier:

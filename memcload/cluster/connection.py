@@ -23,7 +23,7 @@ from memcload.log import LOG, printable
 
 _Client: Any = distributed.Client  # Dask has no types, or is not there to be looked at
 _LocalCluster: Any = distributed.LocalCluster
-_CONNECT_TIMEOUT = 10.0  # seconds
+_CONNECT_TIMEOUT = 5.0  # seconds
 _ASK_TIMEOUT = 5.0  # seconds for an answer of the scheduler
 _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker

@@ -245,8 +245,7 @@ class Coordinator:
         for number, records in enumerate(segment.records):
             if records:
                 counts.stored[number] = records
-        for reject in segment.rejects:
-            counts.rejected[reject.reason] += 1
+        counts.rejected.update(segment.rejects.by_reason())
         file = part.stream.files[segment.file]
         return TextResult(file, segment.lines, counts, segment.rejects, shown=segment.shown)
 

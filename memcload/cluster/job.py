@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from memcload import __version__
 from memcload.cancel import Cancel
-from memcload.counts import Reject
+from memcload.counts import RejectedLines
 from memcload.encode.choice import EngineName
 from memcload.memcached.routing_rules import RoutingName
 from memcload.memcached.server import Identity, Server
@@ -103,7 +103,7 @@ class Segment(NamedTuple):
     file: int
     lines: int
     records: list[int]
-    rejects: list[Reject]
+    rejects: RejectedLines
     partial: int
     blank: int
     skipped: int

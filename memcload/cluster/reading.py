@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memcload.cluster.job import Array, Buffer, FileEnd, Segment, Version
-from memcload.counts import Reject
+from memcload.counts import RejectedLines
 from memcload.encode.encoder import Encoder
 from memcload.source.local import LocalFile
 
@@ -90,7 +90,7 @@ class _OpenSegment:
     file: int
     records: list[int]
     lines: int = 0
-    rejects: list[Reject] = dataclasses.field(default_factory=list)
+    rejects: RejectedLines = dataclasses.field(default_factory=RejectedLines)
     partial: int = 0
     blank: int = 0
     skipped: int = 0
@@ -130,7 +130,8 @@ class PartBuilder:
                 self._lines[number].append(np.array(batch.lines, np.int32) + np.int32(segment.lines))
                 self._sizes[number] += len(batch.commands)
                 segment.records[number] += batch.count
-        segment.rejects += [reject._replace(line=reject.line + segment.lines) for reject in text.rejects]
+        for reject in text.rejects:
+            segment.rejects.append(reject._replace(line=reject.line + segment.lines))
         segment.lines += text.lines
         segment.partial += text.partial
         segment.blank += text.blank

@@ -16,12 +16,12 @@ from tests.outside.loading import PARALLEL, REFERENCE, Finished, Loader, Running
 from tests.outside.logs import make_old, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
 from tests.outside.spec import TYPES
+from tests.outside.terminal import Session
 from tests.outside.test_disks import as_nobody, run_as
 from tests.outside.test_one_run import held
-from tests.outside.test_terminal import Session
 from tools.make_logs import write_logs
 
-FINE = "Everything is as a load needs it"
+FINE = "Ready to load"
 
 
 def check(loader: Loader, pattern: str | Path, servers: Servers, *options: str, **other: str) -> Finished:
@@ -59,7 +59,8 @@ def test_everything_is_told_of_servers_files_and_places(inbox: Path, servers: Se
     for name in TYPES:
         (server,) = about(checked, servers[name].address)
         assert re.search(
-            rf"^{name} .*: version [\d.]+, meta commands, 0 items, 0 of 64 MiB used, \d+ evictions, about 40 records",
+            rf"^{name} .*: version [\d.]+, meta commands, [\d,]+ items, \d+ of 64 MiB used, \d+ evictions, "
+            "about 40 pending records need 1 MiB",
             server,
         )
     (files,) = about(checked, "files")
@@ -82,7 +83,7 @@ def test_what_several_device_types_share_is_told_once_and_each_of_several_server
     assert checked.exit_code == 0
     (of_shared,), (of_other,) = about(checked, shared), about(checked, other)
     assert of_shared.startswith("idfa, gaid, adid ")
-    records = [int(re.findall(r"about (\d+) records", text)[0]) for text in (of_shared, of_other)]
+    records = [int(re.findall(r"about (\d+) pending records", text)[0]) for text in (of_shared, of_other)]
     assert sum(records) == 300
     assert 20 < records[1] < 80
 
@@ -91,12 +92,12 @@ def test_what_several_device_types_share_is_told_once_and_each_of_several_server
 def test_without_files_there_is_nothing_wrong(inbox: Path, servers: Servers, loader: Loader) -> None:
     checked = check(loader, inbox / "*.gz", servers)
     assert checked.exit_code == 0
-    assert about(checked, "files") == [f"files: none matches {inbox}/*.gz: there is nothing to load"]
+    assert about(checked, "files") == [f"files: no file matches {inbox}/*.gz: there is nothing to load"]
 
 
 def test_done_files_count_where_again_takes_them(inbox: Path, servers: Servers) -> None:
     write_gz(inbox / ".a.gz", numbered(8))
-    assert "none matches" in about(check(PARALLEL, inbox / "*.gz", servers), "files")[0]
+    assert "no file matches" in about(check(PARALLEL, inbox / "*.gz", servers), "files")[0]
     assert "1 file" in about(check(PARALLEL, inbox / "*.gz", servers, "--again"), "files")[0]
 
 
@@ -105,7 +106,7 @@ def test_how_much_is_to_come_is_estimated_from_a_part_of_it(inbox: Path, servers
     checked = check(PARALLEL, inbox / "*", servers)
     for name in TYPES:
         (found,) = re.findall(
-            r"about ([\d,]+) records to come need (\d+) MiB", about(checked, servers[name].address)[0]
+            r"about ([\d,]+) pending records need (\d+) MiB", about(checked, servers[name].address)[0]
         )
         assert 14_000 < int(found[0].replace(",", "")) < 16_000
         assert found[1] == "5"  # 15,000 items of 310 bytes: 4.4
@@ -174,7 +175,7 @@ def test_files_that_can_not_be_read_are_named(inbox: Path, servers: Servers) -> 
     found = about(checked, "files", "E")
     assert [message.split(": ")[1] for message in found[:3]] == [f"{inbox}/{number}" for number in range(3)]
     assert "not a regular file" in found[0]
-    assert found[3:] == ["files: the same kind of problem with 2 more files"]
+    assert found[3:] == ["files: 2 more files have such a problem"]
 
 
 @both_loaders
@@ -215,14 +216,14 @@ def test_places_that_can_not_be_written_are_problems(servers: Servers) -> None:
         (found,) = about(checked, subject, "E")
         assert str(closed) in found
         assert f"--{subject}" in found
-    assert [message.split(": ")[0] for message in renaming.messages("E")] == ["rename", "1 problem"]
+    assert [message.split(": ")[0] for message in renaming.messages("E")] == ["rename", "1 problem found"]
 
 
 @pytest.mark.parametrize("option", ["--report", "--metrics", "--log"])
 def test_outputs_without_a_directory_or_that_are_one_are_problems(
     inbox: Path, tmp_path: Path, servers: Servers, option: str
 ) -> None:
-    for path, words in ((tmp_path / "nowhere" / "file", "there is no directory"), (inbox, "it is a directory")):
+    for path, words in ((tmp_path / "nowhere" / "file", "does not exist"), (inbox, "it is a directory")):
         checked = check(PARALLEL, inbox / "*", servers, option, str(path))
         assert words in about(checked, option[2:], "E")[0]
 
@@ -275,8 +276,8 @@ def test_on_a_terminal_it_is_a_table_that_fits(inbox: Path, servers: Servers, wi
     ]
     (problem,) = [number for number, row in enumerate(table) if row.startswith("problem ")]
     assert "connection refused" in table[problem]
-    assert "see that memcached" in "".join(table[problem : problem + 3])
-    assert rows[-1].endswith("E 1 problem: a load would not end well") or rows[-2].endswith("not end well")
+    assert "start memcached there" in "".join(table[problem : problem + 3])
+    assert "E 1 problem found: fix it before the load" in "".join(row.ljust(width) for row in rows[-3:])
     assert b"\x1b[1;31m" in session.raw
 
 

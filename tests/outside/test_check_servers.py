@@ -41,8 +41,8 @@ def test_a_dead_server_is_named_and_the_others_are_told_of(inbox: Path, servers:
     with closed_port() as nowhere:
         checked = check(loader, inbox / "*", servers, gaid=nowhere)
     assert checked.messages("E") == [
-        f"gaid {nowhere}: connection refused; see that memcached runs there, or give its address with --gaid",
-        "1 problem: a load would not end well",
+        f"gaid {nowhere}: connection refused; start memcached there, or give another address with --gaid",
+        "1 problem found: fix it before the load",
     ]
     assert [len(about(checked, servers[name].address, "I")) for name in TYPES] == [1, 0, 1, 1]
 
@@ -138,13 +138,13 @@ def test_a_password_that_is_missing_or_wrong_is_told(inbox: Path, tmp_path: Path
         right = run(PARALLEL, inbox / "*", *asked, "--auth-file", str(tmp_path / "right"))
     assert (none.exit_code, wrong.exit_code, right.exit_code) == (1, 1, 0)
     assert "wants a password: use --auth-file" in about(none, address, "E")[0]
-    assert "refuses the user or the password" in about(wrong, address, "E")[0]
+    assert "does not accept the user or password" in about(wrong, address, "E")[0]
     for finished in (none, wrong, right):
         assert "sesame" not in "\n".join(finished.log)
         assert "secret" not in "\n".join(finished.log)
 
 
-@pytest.mark.parametrize(("option", "happens"), [((), "it would evict others"), (("-M",), "it would refuse some")])
+@pytest.mark.parametrize(("option", "happens"), [((), "it would evict items"), (("-M",), "it would refuse records")])
 def test_a_server_that_is_nearly_full_is_a_problem(
     inbox: Path, servers: Servers, option: tuple[str, ...], happens: str
 ) -> None:
@@ -194,5 +194,5 @@ def test_what_is_no_memcached_as_it_should_be_is_told(inbox: Path, servers: Serv
     ):
         checked = check(PARALLEL, inbox / "*", servers, idfa=silent.address, gaid=old.address)
     assert checked.exit_code == 0
-    assert "does not tell its statistics" in about(checked, silent.address, "W")[0]
+    assert "does not report its stats" in about(checked, silent.address, "W")[0]
     assert "has no meta commands" in about(checked, old.address, "W")[0]

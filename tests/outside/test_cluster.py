@@ -194,13 +194,12 @@ def test_a_worker_that_is_killed(big_inbox: Inbox, servers: Servers, own_cluster
     assert_loaded(harmed_load(own_cluster, big_inbox, servers, lambda: own_cluster.kill(0)), big_inbox, servers)
 
 
-@pytest.mark.parametrize("number", [0, 1])
 def test_a_worker_that_is_frozen_and_thawed_long_after(
-    big_inbox: Inbox, servers: Servers, own_cluster: DaskCluster, number: int
+    big_inbox: Inbox, servers: Servers, own_cluster: DaskCluster
 ) -> None:
-    finished = harmed_load(own_cluster, big_inbox, servers, lambda: own_cluster.freeze(number))
+    finished = harmed_load(own_cluster, big_inbox, servers, lambda: own_cluster.freeze(1))
     assert_loaded(finished, big_inbox, servers)
-    own_cluster.thaw(number)
+    own_cluster.thaw(1)
     time.sleep(1)
     assert contents(servers) == expected(*big_inbox.logs).items
 
@@ -209,7 +208,6 @@ def test_the_scheduler_is_killed(big_inbox: Inbox, servers: Servers, own_cluster
     finished = harmed_load(own_cluster, big_inbox, servers, own_cluster.scheduler.kill)
     assert finished.exit_code == 1
     assert finished.says("scheduler", "E")
-    assert "9.tsv.gz" not in big_inbox.renamed()
     assert set(finished.statuses().values()) <= {"done", "pending"}
     assert big_inbox.waiting() != []
     assert_renamed_files_are_there(big_inbox, servers)

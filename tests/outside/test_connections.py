@@ -108,7 +108,7 @@ def test_a_server_that_takes_one_connection_is_enough(inbox: Inbox, servers: Ser
 
 
 @engines_in_small_blocks
-def test_a_server_that_takes_no_second_connection_after_a_break_is_given_up(
+def test_a_server_that_takes_no_second_connection_after_a_break_is_marked_down(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     with FaultyProxy(servers["idfa"].address, cut(MIDDLE), most=1) as proxy:

@@ -139,18 +139,18 @@ def test_logs_are_made_once_and_the_kept_ones_are_never_renamed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("module", "complaint"),
+    ("module", "message"),
     [
         ("no_such_way", "this one: exit code 1"),
         ("decompression", "this one: None records of 10"),
     ],
 )
 def test_a_subject_that_does_not_do_what_it_should_is_named(
-    module: str, complaint: str, servers: dict[str, MemcachedServer], tmp_path: Path
+    module: str, message: str, servers: dict[str, MemcachedServer], tmp_path: Path
 ) -> None:
     laboratory = Laboratory(LogStore(tmp_path), Farms(tmp_path))
     farm = Farm({name: [server] for name, server in servers.items()}, ca=None)
-    with pytest.raises(BenchmarkError, match=complaint):
+    with pytest.raises(BenchmarkError, match=message):
         laboratory.load(Subject("this one", ("-m", f"benchmarks.{module}"), Logs(10)), farm)
 
 
@@ -200,10 +200,10 @@ def test_figures_are_written_with_three_digits_and_their_spread(values: tuple[fl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [(["--rounds", "0"], "0 rounds measure nothing"), (["--only", "nothing"], "invalid choice: 'nothing'")],
 )
-def test_wrong_usage_is_refused(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -126,7 +126,7 @@ class Finished:
         self.exit_code = finished.returncode
         self.messages = [line.partition("] ")[2][2:] for line in finished.stderr.splitlines()]
         assert self.exit_code in (0, 1), finished.stderr
-        assert "This should not happen" not in finished.stderr, finished.stderr
+        assert "Internal error" not in finished.stderr, finished.stderr
         self.report: dict[str, Any] = {}
         self.metrics: dict[str, set[str]] = {}
         name = "run.verify" if "--verify" in options else "run"
