@@ -15,7 +15,7 @@ from memcload.memcached.routing import Partition
 from memcload.memcached.server import Identity, ServerDown
 from memcload.outcome import Status, Verdict
 from memcload.sink import Delivery
-from memcload.source.local import LocalFile
+from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
 
 Message = tuple[int, str]  # a level of the log, and what to say
@@ -35,7 +35,7 @@ class FileLoad:
     path: str
     number: int = 0
     attempt: int = 1
-    input: LocalFile | None = None
+    input: InputFile | None = None
     counts: Counts = field(default_factory=Counts)
     lines: int = 0
     texts_out: int = 0

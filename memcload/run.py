@@ -31,8 +31,9 @@ from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
-from memcload.source.local import DirectoryHeld, LocalSource, NoLocks
+from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
+from memcload.source.source import DirectoryHeld, NoLocks, Source
 from memcload.throttle import Throttle
 from memcload.tracker import Rules, Tracker
 from memcload.verify import ComparingSink, Verifier
@@ -217,7 +218,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
 
 
 @contextmanager
-def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
+def _locked(source: Source, options: Options) -> Iterator[list[str]]:
     """Hold the directories of the files that are to be loaded, and give their paths."""
     if options.dry:  # it only reads, so another run may be at work
         yield source.find()
@@ -300,7 +301,7 @@ def _servers(
     )
 
 
-def _source(options: Options) -> LocalSource:
+def _source(options: Options) -> Source:
     verifies = isinstance(options, ParallelOptions) and options.verify
     return LocalSource(options.pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
 

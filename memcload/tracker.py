@@ -7,7 +7,7 @@ import errno
 import functools
 import itertools
 import logging
-import os
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,9 +19,9 @@ from memcload.file_load import FileLoad, Message, TextResult
 from memcload.log import excerpt, log_lines
 from memcload.memcached.server import Identity, Server, ServerDown
 from memcload.outcome import FileFacts, Verdict, decide
-from memcload.source.local import LocalFile, LocalSource
 from memcload.source.pattern import is_done
-from memcload.source.rejects import Rejects
+from memcload.source.reader import InputFile
+from memcload.source.source import Source
 
 _SHOWN_OF_A_KIND = 3  # warnings about lines, for a run
 _CONFIRM_INTERVAL = 0.1  # seconds; files that become complete within it are confirmed and renamed together
@@ -59,7 +59,7 @@ class Tracker:
     def __init__(
         self,
         paths: Sequence[str],
-        source: LocalSource,
+        source: Source,
         rules: Rules,
         cancel: Cancel,
         servers: dict[str, Server],
@@ -110,9 +110,9 @@ class Tracker:
             file.read_error = error.strerror or str(error)
             return
         if rules.rejects is not None or not rules.dry:
-            file.rejects = Rejects(file.path, rules.rejects, rules.max_rejects)
+            file.rejects = self._source.new_rejects(file.path, rules.rejects, rules.max_rejects)
 
-    def _open_patiently(self, path: str) -> LocalFile:
+    def _open_patiently(self, path: str) -> InputFile:
         """Open a file; wait for a while where the process or the system has run out of descriptors."""
         deadline = time.monotonic() + _ROOM_TIMEOUT
         while True:
@@ -237,7 +237,7 @@ class Tracker:
         source, rules = file.input, self.rules
         unreachable, lost = self._losses(file, answers)
         facts = FileFacts(
-            stopped_by=self._cancel.signal.name if self._cancel.signal else "",
+            stopped_by=self._cancel.cause,
             not_renamable=file.not_renamable,
             read_error=file.read_error,
             records=file.counts.records,
@@ -258,10 +258,10 @@ class Tracker:
             damage=source.damage.kind if source.damage else None,
             damage_description=source.damage.description if source.damage else "",
             size=source.size,
-            age=source.age,
+            age=math.inf if source.arrives_whole else source.age,
             open_for_writing=source.is_open_for_writing(),
             incomplete_text=source.ends_within_line,
-            changed=os.path.lexists(file.path) and not source.is_unchanged(),
+            changed=not source.is_unchanged() and self._source.exists(file.path),
         )
 
     def _losses(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> tuple[str, str]:
@@ -287,7 +287,7 @@ class Tracker:
                 file.renamed_to = self._source.finalize(file.path, damaged=verdict.status == "damaged")
             except OSError as error:
                 detail = f"loaded, but it can't be renamed: {error.strerror or error}"
-                verdict = Verdict("error", "rename_failed", detail, holds_back=os.path.lexists(file.path))
+                verdict = Verdict("error", "rename_failed", detail, holds_back=self._source.exists(file.path))
         if verdict.holds_back and not self._earlier_pending:
             self._earlier_pending = file.path
         file.verdict = verdict
@@ -298,11 +298,11 @@ class Tracker:
         self.files.append(file)
         return file.closing_messages(self.rules.max_error_rate)
 
-    def _save_rejects(self, file: FileLoad, source: LocalFile) -> None:
+    def _save_rejects(self, file: FileLoad, source: InputFile) -> None:
         if file.rejects is None:
             return
         try:
-            saved = file.rejects.save(source.stat)
+            saved = file.rejects.save(source.mode)
         except OSError as error:
             self._note_trouble(file, "can't save its rejected lines", error)
         else:

@@ -14,14 +14,8 @@ from memcload.source import linux
 from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
-
-
-class DirectoryHeld(Exception):
-    """Another run holds the directory; the message names both."""
-
-
-class NoLocks(Exception):
-    """The file system of a directory has no locks; the message names the directory and what to do."""
+from memcload.source.rejects import Rejects
+from memcload.source.source import DirectoryHeld, NoLocks
 
 
 class LocalFile(InputFile):
@@ -41,6 +35,11 @@ class LocalFile(InputFile):
     def age(self) -> float:
         """Seconds since the file was last written to; negative if it is dated in the future."""
         return time.time() - self.stat.st_mtime
+
+    @property
+    def mode(self) -> int:
+        """Who may read and write the file."""
+        return stat.S_IMODE(self.stat.st_mode)
 
     def is_unchanged(self) -> bool:
         """Return True if the path still names the file that was opened, as it was then."""
@@ -139,6 +138,15 @@ class LocalSource:
     def open(self, path: str) -> LocalFile:
         """Open a file; raise OSError where it can't be opened or is no regular file."""
         return LocalFile(path)
+
+    def exists(self, path: str) -> bool:
+        """Return True if there is something of this name."""
+        return os.path.lexists(path)
+
+    def new_rejects(self, path: str, directory: str | None, limit: int) -> Rejects:
+        """Return what keeps the rejected lines of a file, to save them in a directory or beside the file."""
+        own_directory, name = os.path.split(path)
+        return Rejects(name, own_directory if directory is None else directory, limit)
 
     def why_not_renamable(self, path: str) -> str | None:
         """Return why a file could not be renamed once it is loaded, as far as that can be known; None if it could."""

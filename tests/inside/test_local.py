@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from memcload.source import linux
-from memcload.source.local import DirectoryHeld, LocalFile, LocalSource, NoLocks, dot_rename, set_aside
+from memcload.source.local import LocalFile, LocalSource, dot_rename, set_aside
 from memcload.source.names import claim_name, free_name
 from memcload.source.pattern import PatternError, find_files, is_done
+from memcload.source.source import DirectoryHeld, NoLocks
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 NOBODY = 65534
