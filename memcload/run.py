@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import ssl
 import time
 import traceback
@@ -139,7 +140,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
 
     def lock_and_load(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
-        source = _source(options)
+        source = _source(options, cancel)
         results = Results(router.partitions, fleet.servers, options.max_error_rate, options.dry)
         try:
             with _locked(source, options) as paths:
@@ -149,6 +150,11 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
             is_clean = tracker.is_clean
         except PatternError as error:
             LOG.error("%s", error)
+            is_clean = False
+        except OSError as error:
+            if not cancel.is_set:
+                raise
+            LOG.error("%s: %s", error.filename, error.strerror)
             is_clean = False
         exit_code = _exit_code(options, cancel, is_clean)
         results = dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
@@ -165,7 +171,7 @@ def check(options: Options, new_client: NewClient) -> int:
     def look(cancel: Cancel) -> int:
         router, connect = _servers(options, new_client, cancel, retries=0)
         plan = Plan(
-            source=_source(options),
+            source=_source(options, cancel),
             router=router,
             tls=options.tls,
             rejects=options.rejects,
@@ -189,7 +195,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
 
     def find_and_verify(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
-        source = _source(options)
+        source = _source(options, cancel)
         verification = Verification(router.partitions, fleet.servers)
         try:
             paths = source.find()
@@ -267,7 +273,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
         return EXIT_FAILED
     except OSError as error:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
-        return EXIT_FAILED
+        return _exit_code(options, cancel, is_clean=False)
     except Exception as error:
         LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
@@ -301,9 +307,21 @@ def _servers(
     )
 
 
-def _source(options: Options) -> Source:
+def _source(options: Options, cancel: Cancel) -> Source:
     verifies = isinstance(options, ParallelOptions) and options.verify
-    return LocalSource(options.pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
+    pattern = re.sub(r"^(?:file|local)://", "", options.pattern)
+    if "://" not in pattern:
+        return LocalSource(pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
+    from memcload.source.remote import RemoteSource  # here: only who loads from a store waits for it
+
+    return RemoteSource(
+        pattern,
+        cancel,
+        grace=options.timeout,
+        with_done=options.again,
+        with_named=verifies,
+        min_age=options.min_age,
+    )
 
 
 def _rules(options: Options) -> Rules:
