@@ -23,13 +23,14 @@ from memcload.source.lease import NAME as LEASE_NAME
 from memcload.source.lease import Lease
 from memcload.source.listing import Listing
 from memcload.source.pattern import PatternError, in_order, is_done
-from memcload.source.readahead import PART_SIZE, ReadAhead
+from memcload.source.readahead import ReadAhead
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
 from memcload.source.source import NoLocks
 from memcload.source.store import Conflict, Entry, Stopped, Store
 
 _LONGEST_KEY = 1024  # bytes, as in S3 and Google's
+_COMPARED = 1 << 23  # bytes at a time
 _LONGEST_SUFFIX = len("..rejects.tsv.99")
 
 
@@ -51,7 +52,7 @@ class RemoteFile(InputFile):
             )
         self.entry = entry
         self._store = store
-        file = cast(BinaryIO, ReadAhead(store, url, entry.size))  # has all of it that is used
+        file = cast(BinaryIO, ReadAhead(store, url, entry))  # has all of it that is used
         super().__init__(url, file, entry.size)
 
     @property
@@ -75,6 +76,8 @@ class RemoteFile(InputFile):
         yield from super().texts(size)
         if isinstance(self.read_error, Stopped):
             self.read_error = None  # it is not the file that is wrong
+        elif isinstance(self.read_error, Conflict):
+            self.read_error = None  # it has changed: see is_unchanged
 
 
 class _RemoteRejects(Rejects):
@@ -190,8 +193,8 @@ class RemoteSource:
             return True
         key = (path, entry, other, copied)
         if key not in self._compared:
-            starts = range(0, entry.size, PART_SIZE)
-            ends = [min(start + PART_SIZE, entry.size) for start in starts]
+            starts = range(0, entry.size, _COMPARED)
+            ends = [min(start + _COMPARED, entry.size) for start in starts]
             self._compared[key] = all(
                 self._store.read(path, start, end) == self._store.read(other, start, end)
                 for start, end in zip(starts, ends, strict=True)

@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ _PATIENCE_TO_COPY = 900.0  # seconds; a store copies some tens of megabytes a se
 _MORE_GRACE = 1.0  # seconds
 _ATTEMPTS = 3  # of a request
 _LOOK_EVERY = 0.05  # seconds
+_CHUNK = 1 << 20  # bytes that are read at a time
+_PART = 1 << 23  # bytes, where each part is a request
 _LARGEST_COPY = 5 << 30  # bytes, of a single request to S3
 _LONGEST_CAUSE = 200  # characters
 _NOBODY_HAS = '"00000000000000000000000000000000"'  # an ETag
@@ -56,13 +58,11 @@ class Entry:
     is_unpacked: bool = False  # on its way, because it says of itself that it is gzip: it can't be read to its end
 
 
-class Call:
+class _Call:
     """An operation that is under way."""
 
-    def __init__(self, url: str, patience: float, function: Callable[[], Any]) -> None:
-        self.url = url
-        self.deadline = time.monotonic() + patience
-        self._patience = patience
+    def __init__(self, url: str, function: Callable[[], Any]) -> None:
+        self._url = url
         self._function = function
         self._ended = threading.Event()
         self._value: Any = None
@@ -76,18 +76,17 @@ class Call:
             self._error = error
         self._ended.set()
 
-    def result(self, cancel: Cancel, grace: float) -> Any:
+    def result(self, patience: float, cancel: Cancel, grace: float) -> Any:
         """Wait for the result. Raises OSError; Stopped where the run is cancelled for longer than the grace."""
+        deadline = time.monotonic() + patience
         while not self._ended.wait(_LOOK_EVERY):
             now = time.monotonic()
             if cancel.requested_at is not None and now > cancel.requested_at + grace:
-                raise Stopped(errno.EINTR, "the run was stopped while the store did not answer", self.url)
-            if now > self.deadline:
-                raise TimeoutError(
-                    errno.ETIMEDOUT, f"the store does not answer within {self._patience:.0f} s", self.url
-                )
+                raise Stopped(errno.EINTR, "the run was stopped while the store did not answer", self._url)
+            if now > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"the store does not answer within {patience:.0f} s", self._url)
         if self._error is not None:
-            raise explained(self._error, self.url) from None
+            raise explained(self._error, self._url) from None
         return self._value
 
 
@@ -124,22 +123,30 @@ class Store:
         return self.scheme in ("s3", "s3a")
 
     @property
-    def reads_side_by_side(self) -> bool:
-        """True if several parts of an object can be read at a time."""
-        return bool(self._system.async_impl)
+    def is_cancelled(self) -> bool:
+        """True once the run is to stop."""
+        return self._cancel.is_set
 
-    def begin_read(self, url: str, start: int, end: int) -> Call:
-        """Begin to read a part of an object."""
+    def chunks(self, url: str, entry: Entry, position: int) -> Generator[bytes, None, None]:
+        """Yield the bytes of an object from a position on; waits for the store as long as that takes.
+
+        What it raises is the library's own. Where the store can hold to that, all is of the object that is known.
+        """
         path = self._path(url)
-        return Call(url, _PATIENCE_TO_READ, lambda: self._system.cat_file(path, start=start, end=end))
-
-    def wait(self, call: Call, grace: float | None = None) -> Any:
-        """Return the result of a call. Raises OSError; Stopped where the run is cancelled for longer than the grace."""
-        return call.result(self._cancel, self._grace if grace is None else grace)
+        if self.scheme in ("s3", "s3a"):
+            yield from _stream(self._system, path, entry, position)
+            return
+        while position < entry.size:
+            data = self._system.cat_file(path, start=position, end=min(position + _PART, entry.size))
+            if not data:
+                return
+            yield data
+            position += len(data)
 
     def read(self, url: str, start: int, end: int) -> bytes:
         """Return a part of an object. Raises OSError."""
-        data = self.wait(self.begin_read(url, start, end))
+        path = self._path(url)
+        data = self._call(url, lambda: self._system.cat_file(path, start=start, end=end), _PATIENCE_TO_READ)
         assert isinstance(data, bytes)
         return data
 
@@ -231,7 +238,7 @@ class Store:
         return path
 
     def _call(self, url: str, function: Callable[[], Any], patience: float = _PATIENCE) -> Any:
-        return self.wait(Call(url, patience, function))
+        return _Call(url, function).result(patience, self._cancel, self._grace)
 
 
 def _file_system(scheme: str, url: str) -> Any:
@@ -254,6 +261,35 @@ def _file_system(scheme: str, url: str) -> Any:
     if scheme in ("s3", "s3a"):
         made.retries = 2  # beyond those of the library below
     return made
+
+
+def _stream(system: Any, path: str, entry: Entry, position: int) -> Generator[bytes, None, None]:
+    """Yield the bytes of an object in S3, of one request as long as the connection lasts.
+
+    That takes a quarter of the processor time that a request for each part would take.
+    """
+    from fsspec.asyn import sync
+
+    bucket, key, _ = system.split_path(path)
+    failures = 0
+    while position < entry.size:
+        response = system.call_s3(
+            "get_object", Bucket=bucket, Key=key, Range=f"bytes={position}-{entry.size - 1}", IfMatch=entry.tag
+        )
+        body = response["Body"]
+        try:
+            while data := sync(system.loop, body.read, _CHUNK):
+                yield data
+                position += len(data)
+                failures = 0
+        except Exception:  # the connection broke: a store closes one that is idle for long
+            failures += 1
+            if failures == _ATTEMPTS:
+                raise
+        else:
+            return
+        finally:
+            system.loop.call_soon_threadsafe(body.close)
 
 
 def _entry(found: dict[str, Any]) -> Entry:
