@@ -21,6 +21,23 @@ from memcload.source.rejects import Rejects
 Message = tuple[int, str]  # a level of the log, and what to say
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a run was told about its files.
+
+    only: the device types to load, where these are not all
+    reloads: how often a file whose records were lost may be loaded again
+    """
+
+    settle: float
+    max_error_rate: float
+    dry: bool
+    only: tuple[str, ...] = ()
+    rejects: str | None = None
+    max_rejects: int = 100_000
+    reloads: int = 0
+
+
 @dataclass(eq=False)
 class FileLoad:
     """One file on its way through a run. What is in it so far is right for the texts that were added.

@@ -19,6 +19,7 @@ from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
 from memcload.encode.message import show_records
+from memcload.file_load import Rules
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
@@ -36,7 +37,7 @@ from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
 from memcload.source.source import DirectoryHeld, NoLocks, Source
 from memcload.throttle import Throttle
-from memcload.tracker import Rules, Tracker
+from memcload.tracker import Tracker
 from memcload.verify import ComparingSink, Verifier
 
 EXIT_OK = 0

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from memcload.cancel import Cancel
 from memcload.log import LOG
 from memcload.source.source import DirectoryHeld
-from memcload.source.store import Conflict, Stopped, Store
+from memcload.source.store import Store
+from memcload.source.store_errors import Conflict, Stopped
 
 NAME = ".memc-load.lock"
 _GOOD_FOR = 20.0  # seconds
@@ -77,9 +78,8 @@ class Lease:
             self._watch(*seen)
             if self._take_over(*seen):
                 break
-        started = time.monotonic()
         self._minds = self._store.minds_conditions(self._url, self._content())
-        self._take_note(started)
+        self._take_note()
         if not self._minds:
             LOG.warning(
                 "%s: the store ignores conditional writes, so that two runs which begin at the same moment may both "
@@ -194,6 +194,8 @@ class Lease:
             self._store.replace(self._url, self._content(), self._tag)
         except Conflict:  # an earlier write whose answer was lost may have done it
             self._check_token()
+            self._take_note()
+            raise OSError(None, "it was written, but not confirmed", self._url) from None
         self._take_note(started)
 
     def _check_token(self) -> None:
@@ -201,12 +203,13 @@ class Lease:
         if not seen or not self._is_mine(seen[1]):
             raise Conflict(None, f"another run has taken {self._directory}", self._url)
 
-    def _take_note(self, started: float) -> None:
-        """Take note of a write that began then."""
+    def _take_note(self, started: float | None = None) -> None:
+        """Take note of the object's ETag, and of a write that began then."""
         seen = self._read()
         if seen and self._is_mine(seen[1]):
             self._tag = seen[0]
-            self._good_until = started + _GOOD_FOR
+            if started is not None:
+                self._good_until = started + _GOOD_FOR
 
     def _lose(self, why: str) -> None:
         if not self._released.is_set() and not self._cancel.is_set:

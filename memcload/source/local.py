@@ -168,7 +168,7 @@ class LocalSource:
             return f"it could not be renamed: {error.strerror}"
         return None
 
-    def finalize(self, path: str, *, damaged: bool) -> str:
+    def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str:
         """Give a file that is done, or damaged, the name for that; return its new path. Raises OSError."""
         return set_aside(path) if damaged else dot_rename(path)
 

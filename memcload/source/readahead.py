@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 
-from memcload.source.store import Entry, Stopped, Store, explained
+from memcload.source.store import Entry, Store
+from memcload.source.store_errors import Stopped, explained
 
 _AHEAD = 16  # chunks
 _PATIENCE = 60.0  # seconds without any bytes

@@ -27,7 +27,8 @@ from memcload.source.readahead import ReadAhead
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
 from memcload.source.source import NoLocks
-from memcload.source.store import Conflict, Entry, Stopped, Store
+from memcload.source.store import Call, Entry, Store
+from memcload.source.store_errors import Conflict, Stopped
 
 _LONGEST_KEY = 1024  # bytes, as in S3 and Google's
 _COMPARED = 1 << 23  # bytes at a time
@@ -129,6 +130,7 @@ class RemoteSource:
         self._leases: dict[str, Lease] | None = None  # by directory, once there is a lock
         self._found: dict[str, Entry] = {}
         self._opened: dict[str, Entry] = {}
+        self._renames: dict[str, Call] = {}  # under way
         self._stuck: dict[str, str] = {}  # why files that are done could not be deleted
         self._compared: dict[tuple[str, Entry, str, Entry], bool] = {}
 
@@ -269,8 +271,20 @@ class RemoteSource:
             return "it could not be renamed: its name is too long to get a dot; give it a shorter one"
         return None
 
-    def finalize(self, path: str, *, damaged: bool) -> str:
-        """Give a file that is done, or damaged, the name for that; return it. Raises OSError."""
+    def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str | None:
+        """Give a file that is done, or damaged, the name for that; return it. Raises OSError.
+
+        A store takes seconds to copy a large object; who does not wait for that gets None, and calls again.
+        """
+        if path not in self._renames:
+            self._renames[path] = Call(path, lambda: self._rename(path, damaged=damaged))
+        if not wait and not self._renames[path].has_ended:
+            return None
+        target = self._renames.pop(path).outcome()
+        assert isinstance(target, str)
+        return target
+
+    def _rename(self, path: str, *, damaged: bool) -> str:
         directory, _, name = path.rpartition("/")
         if self._leases is not None:
             self._leases[directory].check()

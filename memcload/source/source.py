@@ -58,8 +58,11 @@ class Source(Protocol):
         """Return why a file could not be renamed once it is loaded, as far as that can be known; None if it could."""
         ...
 
-    def finalize(self, path: str, *, damaged: bool) -> str:
-        """Give a file that is done, or damaged, the name for that; return its new path."""
+    def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str | None:
+        """Give a file that is done, or damaged, the name for that; return its new path.
+
+        Where that takes long and need not be waited for, it returns None: to be called again, for nothing else before.
+        """
         ...
 
     def new_rejects(self, path: str, directory: str | None, limit: int) -> Rejects:

@@ -12,7 +12,6 @@ import errno
 import functools
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -20,27 +19,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from memcload.cancel import Cancel
+from memcload.source.store_errors import Conflict, Stopped, explained
 
 _PATIENCE = 20.0  # seconds for an operation
 _PATIENCE_TO_READ = 60.0  # for a part of an object
 _PATIENCE_TO_COPY = 900.0  # seconds; a store copies some tens of megabytes a second
 _MORE_GRACE = 1.0  # seconds
+_PAUSE = 0.3  # seconds before the next attempt
 _ATTEMPTS = 3  # of a request
 _LOOK_EVERY = 0.05  # seconds
 _CHUNK = 1 << 20  # bytes that are read at a time
 _PART = 1 << 23  # bytes, where each part is a request
 _LARGEST_COPY = 5 << 30  # bytes, of a single request to S3
-_LONGEST_CAUSE = 200  # characters
 _NOBODY_HAS = '"00000000000000000000000000000000"'  # an ETag
 _LIBRARIES = ("fsspec", "s3fs", "aiobotocore", "botocore", "asyncio", "gcsfs", "adlfs")
-
-
-class Stopped(OSError):
-    """The run was cancelled, and its grace is over."""
-
-
-class Conflict(FileExistsError):
-    """An object is not there any more as the condition of a request says, or is there already."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Entry:
     is_unpacked: bool = False  # on its way, because it says of itself that it is gzip: it can't be read to its end
 
 
-class _Call:
+class Call:
     """An operation that is under way."""
 
     def __init__(self, url: str, function: Callable[[], Any]) -> None:
@@ -75,6 +67,18 @@ class _Call:
         except BaseException as error:  # which the caller raises, as what it means
             self._error = error
         self._ended.set()
+
+    @property
+    def has_ended(self) -> bool:
+        """True once there is a result."""
+        return self._ended.is_set()
+
+    def outcome(self) -> Any:
+        """Wait for the result, however long that takes, and return it or raise what was raised."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
 
     def result(self, patience: float, cancel: Cancel, grace: float) -> Any:
         """Wait for the result. Raises OSError; Stopped where the run is cancelled for longer than the grace."""
@@ -152,7 +156,7 @@ class Store:
 
     def list(self, directory: str) -> dict[str, Entry]:
         """Return what lies in a directory, by name. Raises OSError."""
-        path = self._path(directory)
+        path = self._path(f"{directory}/")
         entries: dict[str, Entry] = {}
         for found in self._call(directory, lambda: self._system.ls(path, detail=True)):
             name = found["name"].removesuffix("/").rpartition("/")[2]
@@ -237,8 +241,8 @@ class Store:
         assert isinstance(path, str)
         return path
 
-    def _call(self, url: str, function: Callable[[], Any], patience: float = _PATIENCE) -> Any:
-        return _Call(url, function).result(patience, self._cancel, self._grace)
+    def _call(self, url: str, function: Callable[[], Any], patience: float | None = None) -> Any:
+        return Call(url, function).result(patience or _PATIENCE, self._cancel, self._grace)
 
 
 def _file_system(scheme: str, url: str) -> Any:
@@ -286,6 +290,7 @@ def _stream(system: Any, path: str, entry: Entry, position: int) -> Generator[by
             failures += 1
             if failures == _ATTEMPTS:
                 raise
+            time.sleep(_PAUSE * failures)
         else:
             return
         finally:
@@ -310,58 +315,3 @@ def _seconds(when: object) -> float:
     if isinstance(when, datetime.datetime):
         return when.timestamp()
     return float(when) if isinstance(when, (int, float)) else 0.0
-
-
-def explained(error: BaseException, url: str) -> OSError:
-    """Return an error of a store or its libraries as an OSError with a sentence for its strerror."""
-    scheme = url.partition("://")[0]
-    if isinstance(error, ImportError):
-        advice = "pip install '.[s3]' brings it" if scheme in ("s3", "s3a") else f"it is not installed: {error}"
-        return OSError(errno.ENOSYS, f"a library is missing that {scheme}:// needs ({advice})", url)
-    if isinstance(error, ValueError) and "rotocol not known" in str(error):
-        return OSError(errno.ENOSYS, f"{scheme}:// is no kind of store that fsspec knows", url)
-    code, status, text = _code(error), _status(error), _text(error)
-    kind = type(error).__name__
-    if status in (409, 412) or isinstance(error, FileExistsError):
-        return Conflict(errno.EEXIST, f"another process has written it ({text})" if text else "it exists", url)
-    if code == "NoSuchBucket":
-        return FileNotFoundError(errno.ENOENT, "there is no such bucket", url)
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, "there is no such object", url)
-    if "Credentials" in kind or "Token" in kind:
-        advice = "the environment, a profile or a role has to give them"
-        return PermissionError(errno.EACCES, f"no credentials can be had ({text}): {advice}", url)
-    if isinstance(error, PermissionError) or status in (401, 403):
-        return PermissionError(errno.EACCES, f"the store refuses it ({text}); check credentials and permissions", url)
-    if "Timeout" in kind or isinstance(error, TimeoutError):
-        return TimeoutError(errno.ETIMEDOUT, f"the store does not answer ({text or kind})", url)
-    if "Connect" in kind or isinstance(error, ConnectionError):
-        return ConnectionError(errno.ECONNREFUSED, f"the store can't be reached ({text})", url)
-    if isinstance(error, NotImplementedError):
-        return OSError(errno.ENOSYS, "this kind of store can't do that", url)
-    return OSError(getattr(error, "errno", None) or errno.EIO, f"the store says: {text or kind}", url)
-
-
-def _response(error: BaseException) -> dict[str, Any]:
-    for candidate in (error, error.__cause__, error.__context__):
-        response = getattr(candidate, "response", None)
-        if isinstance(response, dict):
-            return response
-    return {}
-
-
-def _code(error: BaseException) -> str:
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _status(error: BaseException) -> int:
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status if isinstance(status, int) else 0
-
-
-def _text(error: BaseException) -> str:
-    """Return the first line of what an error says, without addresses' queries and whatever may be a secret."""
-    text = (getattr(error, "strerror", None) or str(error)).strip().partition("\n")[0]
-    text = re.sub(r"//[^/@\s]*@", "//", text)
-    text = re.sub(r"(\w+://[^\s?\"]*)\?[^\s\"]*", r"\1", text)
-    return text[:_LONGEST_CAUSE]
