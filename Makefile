@@ -16,9 +16,10 @@ test: prepare ## check style and types, run the tests against real memcached ser
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	.venv/bin/lint-imports --no-logo
 	$(VENV_PYTHON) -m pytest --numprocesses 4 --dist worksteal
 
-bench: prepare ## measure the loader side by side with what it is made of (about 10 minutes)
+bench: prepare ## measure the loader side by side with its limit and its rivals (about 10 minutes)
 	$(VENV_PYTHON) -m benchmarks
 
 torture: prepare ## load with N random faults of SEED, then check that nothing is lost (2 s each)

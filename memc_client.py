@@ -82,7 +82,7 @@ class MemcacheClient:
     ) -> None:
         self.server = Server(server) if isinstance(server, str) else server
         if isinstance(parse_address(self.server.address), str) and tls:
-            raise ValueError(f"{self.server.address}: there is no TLS over a Unix socket")
+            raise ValueError(f"{self.server.address}: TLS does not work over a Unix socket")
         self._cancel = cancel or Cancel()
         self._settings = Settings(timeout, connect_timeout, cancel, tls, credentials)
         self._retry = tenacity.Retrying(
@@ -164,7 +164,7 @@ class MemcacheClient:
             if self._abandoned is not None:
                 self._abandoned.close()
                 self._abandoned = None
-            self.server.forget(self)
+            self.server.drop(self)
 
     # -- retries
 
@@ -213,7 +213,7 @@ class MemcacheClient:
         server = self.server
         if isinstance(error, ConnectionError) and not server.version and not self._settings.tls:
             if isinstance(error, Closed):
-                return Failure("closed the connection at once; if it wants TLS, use --tls")
+                return Failure("closed the connection at once: if it wants TLS, use --tls")
             if server.wants_tls is None and isinstance(error, (ConnectionResetError, BrokenPipeError)):
                 server.wants_tls = wants_tls(server.address, self._settings)  # it may reset what is no TLS
             if server.wants_tls:
@@ -239,14 +239,14 @@ class MemcacheClient:
             self.server.version = connection.version
             try:
                 with self.server.looking:
-                    if self._get_to_know(connection.channel):
+                    if self._identify(connection.channel):
                         return connection
             except FAILURES:
                 connection.channel.close()
                 raise
             connection.channel.close()
 
-    def _get_to_know(self, channel: Channel) -> bool:
+    def _identify(self, channel: Channel) -> bool:
         """Learn who the server is and what it understands; return False if it closed the connection at that.
 
         A proxy may do so at a command that it does not know. Such a command is not sent again.
@@ -285,7 +285,7 @@ class MemcacheClient:
         self._identity = identity
 
     def _abandon(self) -> None:
-        """Give a broken connection up, but keep hold of it until the server has let go of it too.
+        """Stop using a broken connection, but keep it open until the server has closed it too.
 
         The server may still have requests of it to read. Were they read after newer records had gone over the next
         connection, older records would overwrite newer ones.

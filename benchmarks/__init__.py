@@ -1,1 +1,1 @@
-"""What loading costs, side by side with what it is made of and with the original script's way."""
+"""What loading costs, side by side with what it is made of and with what people write instead."""

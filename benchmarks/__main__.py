@@ -1,6 +1,7 @@
-"""Measure the loader side by side with what it is made of, and write a table, a JSON file and a picture.
+"""Measure the loader side by side with what it is made of and with its rivals.
 
-The tables go to standard output, as Markdown. Run it by `make bench`, on a machine that does nothing else.
+The tables go to standard output, as Markdown; the results as JSON, a picture and the tables of docs/performance.md to
+`docs`. Run it by `make bench`, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -9,69 +10,87 @@ import argparse
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.data import DEFAULT_DIRECTORY, LogStore
-from benchmarks.measure import PROJECT, BenchmarkError, Laboratory, say
+from benchmarks.data import DEFAULT_DIRECTORY, SEED, LogStore
+from benchmarks.farm import Farms
+from benchmarks.goals import goals
+from benchmarks.measure import PROJECT, BenchmarkError, Laboratory, cores, say
 from benchmarks.picture import draw
+from benchmarks.plan import QUICK, Plan
 from benchmarks.results import Results
-from benchmarks.subjects import Plan
-from benchmarks.tables import markdown, to_json
-from tools.servers import ServerError, four_servers
+from benchmarks.sections import SECTIONS, measure
+from benchmarks.tables import blocks, fill
+from tools.servers import MemcachedServer, ServerError
 
-SERVER_MEMORY = 1024  # megabytes each, enough for the largest log: nothing is evicted
-QUICK = Plan(rounds=2, records=40_000, small=4_000, largest=200_000, workers=(1, 2, 4))
+DOCUMENTS = ("performance.md",)  # beside the results: those that have tables of them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark that the command line asks for; return its exit code."""
+    """Run the benchmark as the command line says; return its exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two rounds on little data, to see that all works")
-    parser.add_argument("--rounds", type=int, help="how often every subject is measured")
-    parser.add_argument("--records", type=int, help="records of the log that most subjects load")
-    parser.add_argument("--small", type=int, help="records of the log that the slow subjects load")
-    parser.add_argument("--largest", type=int, help="records of the log that the fast subjects load")
+    parser.add_argument("--quick", action="store_true", help="one round on little data, to see that all works")
+    parser.add_argument(
+        "--only",
+        metavar="SECTION",
+        choices=SECTIONS,
+        action="append",
+        help=f"measure only this one of {', '.join(SECTIONS)}",
+    )
+    parser.add_argument("--rounds", type=int, help="how often each subject is measured")
     parser.add_argument("--data", type=Path, default=DEFAULT_DIRECTORY, help="where the logs are kept between runs")
     parser.add_argument(
-        "--output",
-        type=Path,
-        help="where the JSON file and the picture go (default: docs, with --quick beside the logs)",
+        "--output", type=Path, help="where the results go (default: docs; with --quick or --only beside the logs)"
     )
     options = parser.parse_args(arguments)
-    usual = QUICK if options.quick else Plan()
-    asked = {name: vars(options)[name] for name in ("rounds", "records", "small", "largest")}
+    plan = QUICK if options.quick else Plan()
+    if options.rounds is not None:
+        if options.rounds < 1:
+            parser.error(f"{options.rounds} rounds measure nothing")
+        plan = replace(plan, rounds=options.rounds)
+    output = options.output or (options.data if options.quick or options.only else PROJECT / "docs")
     try:
-        plan = replace(usual, **{name: number for name, number in asked.items() if number is not None})
-    except ValueError as error:
-        parser.error(str(error))
-    output = options.output or (options.data if options.quick else PROJECT / "docs")
-    try:
-        print(run(plan, options.data, output))
+        results = run(plan, options.data, options.only or SECTIONS)
+        write(results, output)
     except (BenchmarkError, ServerError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    for name, text in blocks(results).items():
+        print(f"### {name}\n\n{text}\n")
     return 0
 
 
-def run(plan: Plan, data: Path, output: Path) -> str:
-    """Measure, write benchmark.json and benchmark.svg into `output`, and return the tables.
+def run(plan: Plan, data: Path, sections: Sequence[str] = SECTIONS) -> Results:
+    """Measure sections of a plan. Raises BenchmarkError, ServerError or OSError."""
+    with MemcachedServer.start() as server, server.client() as client:
+        memcached = client.version().decode()
+    setting = {
+        "cores": cores(),
+        "python": platform.python_version(),
+        "memcached": memcached,
+        "seed": SEED,
+        "rounds": plan.rounds,
+    }
+    with tempfile.TemporaryDirectory() as certificates:
+        laboratory = Laboratory(LogStore(data), Farms(Path(certificates)))
+        return Results(setting, measure(plan, laboratory, sections))
 
-    Raises BenchmarkError, ServerError or OSError; the message says what went wrong.
-    """
-    with four_servers("-m", str(SERVER_MEMORY)) as servers:
-        with next(iter(servers.values())).client() as client:
-            versions = {"Python": platform.python_version(), "memcached": client.version().decode()}
-        results = Results(plan, Laboratory(servers, LogStore(data)).rounds(plan))
-    output.mkdir(parents=True, exist_ok=True)
-    numbers, picture = output / "benchmark.json", output / "benchmark.svg"
-    numbers.write_text(json.dumps(to_json(results, versions), indent=2, allow_nan=False) + "\n")
-    picture.write_text(draw(results), encoding="utf-8")
-    say(f"written: {numbers} and {picture}")
-    return markdown(results, versions)
+
+def write(results: Results, directory: Path) -> None:
+    """Write the results and their picture to a directory, and fill in the documents there. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    data = results.to_json() | {"goals": [goal.to_json() for goal in goals(results)]}
+    (directory / "benchmark.json").write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (directory / "benchmark.svg").write_text(draw(results), encoding="utf-8")
+    for path in (directory / name for name in DOCUMENTS):
+        if path.exists():
+            path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+    say(f"written: benchmark.json and benchmark.svg in {directory}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What reading a reply costs, whole and byte by byte: `python -m benchmarks.replies`.
+"""What reading a reply costs, in one piece and byte by byte.
 
-Nothing is looked at twice, so the cost of a byte does not depend on how long the reply is. Byte by byte, it is that of
-the calls; the column of calls shows what calls that do nothing take.
+Nothing is looked at twice, so what a byte costs does not depend on how long the reply is. Byte by byte, most of it are
+the calls: calls of a method that does nothing show how much.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.results import Figures
 from memcload.memcached.protocol import value_reply
 from memcload.memcached.replies import BatchReply, LookupReplies, Reply, SetReplies
 
-SIZES = (1_000_000, 10_000_000)  # bytes
 _REFUSAL = b"SERVER_ERROR out of memory storing object\r\n"
 _WANTED, _HELD = value_reply(bytes(60)), value_reply(b"x" * 60)
 
@@ -49,9 +49,12 @@ def other_values(size: int) -> tuple[Reply[Any], bytes]:
     return LookupReplies(count, _WANTED * count), _HELD * count
 
 
-def large_value(size: int) -> tuple[Reply[Any], bytes]:
-    """Return the reply to the lookup of one large value."""
-    return LookupReplies(1, _WANTED), value_reply(bytes(size))
+KINDS: dict[str, Callable[[int], tuple[Reply[Any], bytes]]] = {
+    "a batch, each record refused": batch,
+    "sets, each refused": sets,
+    "lookups, all as they should be": same_values,
+    "lookups, all different": other_values,
+}
 
 
 def nanoseconds_a_byte(reply: Reply[Any], data: bytes, piece: int) -> float:
@@ -64,16 +67,16 @@ def nanoseconds_a_byte(reply: Reply[Any], data: bytes, piece: int) -> float:
     return (time.process_time() - started) / len(data) * 1e9
 
 
-def main() -> None:
-    """Print the costs."""
-    print(f"{'nanoseconds a byte':<20}{'size':>12}{'whole':>10}{'64 KiB':>10}{'1 byte':>10}{'calls':>10}")
-    kinds: list[Callable[[int], tuple[Reply[Any], bytes]]] = [batch, sets, same_values, other_values, large_value]
-    for kind in kinds:
-        for size in SIZES:
-            costs = [nanoseconds_a_byte(*kind(size), piece) for piece in (size + 1000, 1 << 16, 1)]
-            calls = nanoseconds_a_byte(_Nothing(), kind(size)[1], 1)
-            print(f"{kind.__name__:<20}{size:>12,}" + "".join(f"{cost:>10.1f}" for cost in (*costs, calls)))
-
-
-if __name__ == "__main__":
-    main()
+def measure(size: int) -> dict[str, Figures]:
+    """Return what a byte of each kind of reply costs, for a reply of this size and for one of a tenth of it."""
+    figures: dict[str, Figures] = {}
+    for name, kind in KINDS.items():
+        short, long = (nanoseconds_a_byte(*kind(length), 1) for length in (size // 10, size))
+        figures[name] = {
+            "whole_nanoseconds": nanoseconds_a_byte(*kind(size), size + 100),
+            "short_nanoseconds": short,
+            "long_nanoseconds": long,
+            "long_to_short": long / short,
+            "calls_nanoseconds": nanoseconds_a_byte(_Nothing(), bytes(size // 10), 1),
+        }
+    return figures

@@ -1,21 +1,14 @@
-"""What the measurements say: medians with their spread, ratios within a round, and the goals."""
+"""What was measured: rows of figures by round, in sections, and how they become JSON and come back."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from benchmarks.measure import Clock, Measurement, Round
-from benchmarks.subjects import Plan, Subject, cores
-
-MEGABYTE = 1_000_000  # bytes
-_LOAD_AND_WHOLE: tuple[tuple[str, Clock], ...] = (("load", "load"), ("whole process", "whole"))
-_RUN_AND_WHOLE: tuple[tuple[str, Clock], ...] = (("run", "run"), ("whole process", "whole"))
-
-Figure = Callable[[Measurement], float]
-"""What is looked at of a measurement."""
+Figures = dict[str, float]
+"""What was measured of one subject in one round, by the names of the figures."""
 
 
 class Spread(NamedTuple):
@@ -26,124 +19,84 @@ class Spread(NamedTuple):
     high: float
 
 
+def spread(values: Sequence[float]) -> Spread:
+    """Return the spread of some values."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
 @dataclass(frozen=True)
-class Goal:
-    """A goal and what was measured of it."""
+class Row:
+    """One subject in one section, measured once in every round.
 
-    text: str
-    timed: str
-    comparison: Literal["≥", "≤"]
-    limit: float
-    spread: Spread
-    unit: str = ""
+    Attributes:
+        section: the rows of a section were measured in turn, round by round.
+        name: of the subject.
+        facts: `records` and `files` of the logs that it loads; empty where it loads none.
+        rounds: its figures, round by round.
 
-    @property
-    def reached(self) -> bool:
-        """Whether the median is on the right side of the limit."""
-        if self.comparison == "≥":
-            return self.spread.median >= self.limit
-        return self.spread.median <= self.limit
+    """
 
+    section: str
+    name: str
+    rounds: Sequence[Figures]
+    facts: Mapping[str, int] = field(default_factory=dict)
 
-def rate(clock: Clock) -> Figure:
-    """Return the figure of records per second by one of the clocks."""
-    return lambda measurement: measurement.rate(clock)
+    def spread(self, figure: str) -> Spread:
+        """Return a figure. Raises KeyError where it has none of that name."""
+        return spread([measured[figure] for measured in self.rounds])
 
-
-def cpu(measurement: Measurement) -> float:
-    """Return the CPU microseconds of the subject for a record."""
-    return measurement.cpu_seconds * 1e6 / measurement.records
-
-
-def server_cpu(measurement: Measurement) -> float:
-    """Return the CPU microseconds of the four servers for a record."""
-    return measurement.server_cpu_seconds * 1e6 / measurement.records
-
-
-def peak(measurement: Measurement) -> float:
-    """Return the most memory in megabytes."""
-    return measurement.peak_bytes / MEGABYTE
+    def ratio(self, baseline: Row, figure: str) -> Spread:
+        """Return a figure as a multiple of the baseline's in the same round."""
+        pairs = zip(self.rounds, baseline.rounds, strict=True)
+        return spread([one[figure] / other[figure] for one, other in pairs])
 
 
 class Results:
-    """All rounds of a plan."""
+    """All rows of one run of the benchmark, and where it ran."""
 
-    def __init__(self, plan: Plan, rounds: Sequence[Round]) -> None:
-        self.plan = plan
-        self.rounds = rounds
+    def __init__(self, setting: Mapping[str, Any], rows: Iterable[Row]) -> None:
+        self.setting = dict(setting)
+        self.rows = list(rows)
 
-    def of(self, subject: Subject, figure: Figure) -> Spread:
-        """Return a figure of a subject."""
-        return self._spread(lambda measured: figure(measured[subject]))
+    def section(self, name: str) -> list[Row]:
+        """Return the rows of a section, in their order; none if it was not measured."""
+        return [row for row in self.rows if row.section == name]
 
-    def ratio(self, subject: Subject, baseline: Subject, figure: Figure) -> Spread:
-        """Return a figure of a subject as a multiple of the baseline's in the same round."""
-        return self._spread(lambda measured: _divide(figure(measured[subject]), figure(measured[baseline])))
+    def row(self, section: str, name: str) -> Row:
+        """Return a row. Raises LookupError if it was not measured."""
+        for row in self.section(section):
+            if row.name == name:
+                return row
+        raise LookupError(f"{name} was not measured")
 
-    def ceiling(self) -> Spread:
-        """Return the records per second if all cores did nothing but decompress and run the servers."""
-        return self._spread(self._ceiling)
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON-ready data."""
+        return {
+            **self.setting,
+            "subjects": [_row_to_json(row) for row in self.rows if row.facts],
+            "others": [_row_to_json(row) for row in self.rows if not row.facts],
+        }
 
-    def ceiling_ratio(self, subject: Subject) -> Spread:
-        """Return the ceiling as a multiple of what a subject loads, in the same round."""
-        return self._spread(lambda measured: self._ceiling(measured) / measured[subject].rate("load"))
-
-    def goals(self) -> list[Goal]:
-        """Return all goals with what was measured."""
-        return [*self._goals_of_speed(), *self._goals_of_memory(), *self._goals_of_small_files()]
-
-    def _goals_of_speed(self) -> Iterator[Goal]:
-        plan = self.plan
-        ceiling = f"live against the ceiling: {cores()} cores / (CPU of decompression + CPU of memcached)"
-        for timed, clock in _LOAD_AND_WHOLE:
-            yield Goal(
-                "dry against decompression alone", timed, "≥", 0.65, self._work(plan.dry, clock, plan.decompression)
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Results:
+        """Return what to_json has made data of."""
+        rows = [
+            Row(
+                subject["section"],
+                subject["name"],
+                subject["rounds"],
+                {name: subject[name] for name in ("records", "files") if name in subject},
             )
-            yield Goal(ceiling, timed, "≥", 0.6, self._against_ceiling(plan.live, clock))
-            yield Goal(
-                "live against pre-encoded batches poured in",
-                timed,
-                "≥",
-                0.5,
-                self._work(plan.live, clock, plan.pouring),
-            )
-        live = plan.live_on_records
-        yield Goal("live against live --engine python", "load", "≥", 6, self._work(live, "load", plan.live_python))
-        yield Goal("live against the original script's way", "load", "≥", 100, self._work(live, "load", plan.original))
-
-    def _goals_of_memory(self) -> Iterator[Goal]:
-        def peaks(measured: Round) -> list[float]:
-            return [peak(measured[subject]) for subject in self.plan.by_size.values()]
-
-        highest = self._spread(lambda measured: max(peaks(measured)))
-        yield Goal("peak memory at any file size", "—", "≤", 250, highest, " MB")
-        flatness = self._spread(lambda measured: max(peaks(measured)) / min(peaks(measured)))
-        yield Goal("peak memory is flat: highest / lowest over file sizes", "—", "≤", 1.2, flatness)
-
-    def _goals_of_small_files(self) -> Iterator[Goal]:
-        few, many = min(self.plan.files), max(self.plan.files)
-        text = f"{many} small files against {'one file' if few == 1 else few} with the same records"
-        for timed, clock in _RUN_AND_WHOLE:
-            ratio = self.ratio(self.plan.by_files[many], self.plan.by_files[few], rate(clock))
-            yield Goal(text, timed, "≥", 0.7, ratio)
-
-    def _work(self, subject: Subject, clock: Clock, baseline: Subject) -> Spread:
-        """Return a rate by any clock as a multiple of the baseline's by its load: what it would be without overhead."""
-        return self._spread(lambda measured: measured[subject].rate(clock) / measured[baseline].rate("load"))
-
-    def _against_ceiling(self, subject: Subject, clock: Clock) -> Spread:
-        return self._spread(lambda measured: measured[subject].rate(clock) / self._ceiling(measured))
-
-    def _ceiling(self, measured: Round) -> float:
-        # The servers' part is what pouring took of them, which does not depend on the loader.
-        needed = cpu(measured[self.plan.decompression]) + server_cpu(measured[self.plan.pouring])
-        return cores() * 1e6 / needed
-
-    def _spread(self, value: Callable[[Round], float]) -> Spread:
-        values = [value(measured) for measured in self.rounds]
-        return Spread(statistics.median(values), min(values), max(values))
+            for subject in [*data["subjects"], *data["others"]]
+        ]
+        return cls({name: value for name, value in data.items() if name not in ("subjects", "others")}, rows)
 
 
-def _divide(dividend: float, divisor: float) -> float:
-    """Divide; by 0, which very short runs may have used of a CPU, to infinity."""
-    return dividend / divisor if divisor else float("inf")
+def _row_to_json(row: Row) -> dict[str, Any]:
+    return {
+        "section": row.section,
+        "name": row.name,
+        **row.facts,
+        **{figure: row.spread(figure)._asdict() for figure in row.rounds[0]},
+        "rounds": list(row.rounds),
+    }

@@ -1,126 +1,114 @@
-"""The results as Markdown tables and as JSON."""
+"""The results as Markdown tables, and the documents that have them between two marks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from benchmarks.data import SEED
-from benchmarks.results import Figure, Goal, Results, Spread, cpu, peak, rate, server_cpu
-from benchmarks.subjects import Subject, cores
+from benchmarks.goals import WHOLE, goals
+from benchmarks.results import Results, Row, Spread
 
 NOTHING = "—"
 
 
-@dataclass(frozen=True)
-class _Column:
+class Column(NamedTuple):
+    """A column of a table: a figure, or what it is as a multiple of the first row's in the same round."""
+
     title: str
-    figure: Figure
+    figure: str
     decimals: int = 0
+    is_ratio: bool = False
 
 
-_LOAD = _Column("load, records/s", rate("load"))
-_RUN = _Column("run, records/s", rate("run"))
-_OTHERS = (
-    _Column("whole process, records/s", rate("whole")),
-    _Column("its CPU, µs/record", cpu, 2),
-    _Column("CPU of memcached, µs/record", server_cpu, 2),
-    _Column("peak memory, MB", peak),
+_LOADS = (
+    Column("whole process, records/s", WHOLE),
+    Column("ratio", WHOLE, 2, is_ratio=True),
+    Column("as reported, records/s", "records_per_second"),
+    Column("busy", "busy", 2),
+    Column("its CPU, µs/record", "cpu_microseconds_per_record", 2),
+    Column("memcached's CPU, µs/record", "memcached_cpu_microseconds_per_record", 2),
+    Column("peak memory, MB", "peak_megabytes"),
 )
-
-_LEGEND = """\
-Each figure is the median of the rounds with (lowest-highest), and 2x its multiple of the row in bold: the median of
-the ratios within each round. *Load* is timed from the opening of the file until all of it is confirmed, as the report
-tells it (of decompression and pouring: nothing but that); *run* is the report's `seconds`, with the encoder made ready;
-*whole process* is timed from outside, with the start of Python. CPU is that of the whole process (of decompression and
-pouring: of what is timed as load). The ceiling is what all cores could do if they did nothing but decompress and run
-memcached: cores / (CPU of decompression + CPU of memcached while batches are poured in)."""
-
-
-def markdown(results: Results, versions: Mapping[str, str]) -> str:
-    """Return all tables as one Markdown text."""
-    plan = results.plan
-    setting = ", ".join(f"{name} {version}" for name, version in versions.items())
-    by_files = {f"{count} file{'s' * (count > 1)}": subject for count, subject in plan.by_files.items()}
-    by_workers = {f"--workers {count}": subject for count, subject in plan.by_workers.items()}
-    by_size = {f"{count:,} records": subject for count, subject in plan.by_size.items()}
-    return "\n\n".join(
-        (
-            f"{cores()} cores, shared with four memcached; {setting}; {plan.rounds} round(s), each of all subjects.",
-            "### Side by side",
-            _side_by_side(results),
-            _LEGEND,
-            "### Goals",
-            _goals(results.goals()),
-            f"### Workers ({plan.records:,} records)",
-            _panel(results, by_workers, _LOAD),
-            f"### Number of files ({plan.largest:,} records in all)",
-            _panel(results, by_files, _RUN),
-            "### File size",
-            _panel(results, by_size, _LOAD),
-        )
-    )
+_COLUMNS = {
+    "sizes": (Column("whole process, s", "whole_seconds", 2), _LOADS[0], *_LOADS[2:]),
+    "reader": (
+        Column("p50, µs", "p50_microseconds"),
+        Column("p99, µs", "p99_microseconds"),
+        Column("load, records/s", "records_per_second"),
+    ),
+    "startup": (Column("in all, ms", "milliseconds"), Column("this step, ms", "more_milliseconds")),
+    "replies": (
+        Column("in one piece, ns/byte", "whole_nanoseconds", 1),
+        Column("in pieces of one byte, ns/byte", "long_nanoseconds"),
+        Column("the same of a tenth of the reply, ns/byte", "short_nanoseconds"),
+        Column("calls that do nothing, ns/byte", "calls_nanoseconds"),
+    ),
+}
 
 
-def _side_by_side(results: Results) -> str:
-    plan = results.plan
-    columns = (_LOAD, *_OTHERS)
-    rows = []
-    for subject in plan.side_by_side:
-        cells = [_figure(results, subject, plan.live, column) for column in columns]
-        if not subject.is_loader:  # then the process does more than what is measured
-            cells[1] = cells[4] = NOTHING
-        if not subject.stores:
-            cells[3] = NOTHING
-        rows.append([_emphasized(subject.name, subject == plan.live), f"{subject.logs.records:,}", *cells])
-    ceiling = f"{spread(results.ceiling())} {short(results.ceiling_ratio(plan.live).median)}x"
-    rows.insert(2, ["the ceiling", NOTHING, ceiling, *[NOTHING] * (len(columns) - 1)])
-    return table(["", "records", *(column.title for column in columns)], rows)
+def blocks(results: Results) -> dict[str, str]:
+    """Return the tables by name: of each section that was measured, of the goals, and where it was."""
+    setting = results.setting
+    tables = {
+        "setting": f"{setting['cores']} cores, shared with memcached; Python {setting['python']}, "
+        f"memcached {setting['memcached']}; medians of {setting['rounds']} rounds (lowest to highest)."
+    }
+    for section in dict.fromkeys(row.section for row in results.rows):
+        tables[section] = _table_of(results.section(section), _COLUMNS.get(section, _LOADS))
+    tables["goals"] = _goals(results)
+    return tables
 
 
-def _panel(results: Results, subjects: Mapping[str, Subject], first: _Column) -> str:
-    columns = (first, *_OTHERS)
-    baseline = next(iter(subjects.values()))
-    rows = [
-        [
-            _emphasized(name, subject == baseline),
-            *(_figure(results, subject, baseline, column) for column in columns),
-        ]
-        for name, subject in subjects.items()
-    ]
-    return table(["", *(column.title for column in columns)], rows)
+def fill(text: str, results: Results) -> str:
+    """Return a document with the tables between its marks: `<!-- bench:NAME -->` and `<!-- /bench -->`."""
+    tables = blocks(results)
+
+    def filled(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{tables[match[2]]}\n{match[3]}" if match[2] in tables else match[0]
+
+    return re.sub(r"(<!-- bench:(\w+) -->)\n.*?(<!-- /bench -->)", filled, text, flags=re.DOTALL)
 
 
-def _goals(goals: Sequence[Goal]) -> str:
+def _table_of(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    shown = [column for column in columns if any(column.figure in row.rounds[0] for row in rows)]
+    body = [[_label(row), *(_cell(row, rows[0], column) for column in shown)] for row in rows]
+    return table(["", *(column.title for column in shown)], body)
+
+
+def _label(row: Row) -> str:
+    records, files = row.facts.get("records"), row.facts.get("files")
+    if records is None or row.name.startswith(f"{records:,} record"):
+        return row.name
+    of_files = f" in {files:,} files" if files and files > 1 and not row.name.startswith(f"{files:,} file") else ""
+    return f"{row.name}: {records:,} records{of_files}"
+
+
+def _cell(row: Row, first: Row, column: Column) -> str:
+    if column.figure not in row.rounds[0] or (column.is_ratio and row is first):
+        return NOTHING
+    if not column.is_ratio:
+        return written(row.spread(column.figure), column.decimals)
+    return written(row.ratio(first, column.figure), column.decimals)
+
+
+def _goals(results: Results) -> str:
     rows = [
         [
             goal.text,
-            goal.timed,
             f"{goal.comparison} {short(goal.limit)}{goal.unit}",
-            f"{short(goal.spread.median)} ({short(goal.spread.low)}-{short(goal.spread.high)}){goal.unit}",
-            "yes" if goal.reached else "**no**",
+            f"{short(goal.spread.median)} ({short(goal.spread.low)} to {short(goal.spread.high)}){goal.unit}",
+            "reached" if goal.is_reached else "**not reached**",
         ]
-        for goal in goals
+        for goal in goals(results)
     ]
-    return table(["goal", "timed", "limit", "measured", "reached"], rows)
-
-
-def _figure(results: Results, subject: Subject, baseline: Subject, column: _Column) -> str:
-    cell = spread(results.of(subject, column.figure), column.decimals)
-    if subject == baseline:
-        return cell
-    return f"{cell} {short(results.ratio(subject, baseline, column.figure).median)}x"
-
-
-def _emphasized(text: str, is_baseline: bool) -> str:
-    return f"**{text}**" if is_baseline else text
+    return table(["", "goal", "measured", ""], rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; all columns but the first are aligned to the right."""
-    widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
+    widths = [max(3, *(len(row[index]) for row in (head, *rows))) for index in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         first, *others = zip(cells, widths, strict=True)
@@ -131,10 +119,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join((line(head), line(rule), *(line(row) for row in rows)))
 
 
-def spread(values: Spread, decimals: int = 0) -> str:
+def written(values: Spread, decimals: int = 0) -> str:
     """Write a median with its spread; see `rounded`."""
     median, low, high = (rounded(value, decimals) for value in values)
-    return f"{median} ({low}-{high})"
+    return median if low == high else f"{median} ({low} to {high})"
 
 
 def rounded(value: float, decimals: int = 0) -> str:
@@ -147,48 +135,3 @@ def rounded(value: float, decimals: int = 0) -> str:
 def short(value: float) -> str:
     """Write a ratio with three significant digits."""
     return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def to_json(results: Results, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Return everything that was measured, round by round, and the goals, as JSON-ready data."""
-    plan = results.plan
-    return {
-        "cores": cores(),
-        "versions": dict(versions),
-        "seed": SEED,
-        "rounds": plan.rounds,
-        "ceiling_records_per_second": results.ceiling()._asdict(),
-        "subjects": [_subject_to_json(results, subject) for subject in plan.subjects],
-        "goals": [
-            {
-                "goal": goal.text,
-                "timed": goal.timed,
-                "limit": f"{goal.comparison} {goal.limit}",
-                **goal.spread._asdict(),
-                "reached": goal.reached,
-            }
-            for goal in results.goals()
-        ],
-    }
-
-
-def _subject_to_json(results: Results, subject: Subject) -> dict[str, Any]:
-    measurements = [measured[subject] for measured in results.rounds]
-    figures = {f"{clock}_records_per_second": rate(clock) for clock in measurements[0].seconds}
-    figures |= {"cpu_microseconds_per_record": cpu, "memcached_cpu_microseconds_per_record": server_cpu}
-    return {
-        "name": subject.name,
-        "records": subject.logs.records,
-        "files": subject.logs.files,
-        **{name: results.of(subject, figure)._asdict() for name, figure in figures.items()},
-        "peak_megabytes": results.of(subject, peak)._asdict(),
-        "rounds": [
-            {
-                "seconds": dict(measurement.seconds),
-                "cpu_seconds": measurement.cpu_seconds,
-                "memcached_cpu_seconds": measurement.server_cpu_seconds,
-                "peak_bytes": measurement.peak_bytes,
-            }
-            for measurement in measurements
-        ],
-    }

@@ -11,7 +11,7 @@ _LOOK_EVERY = 0.05  # seconds
 
 
 class Cancel:
-    """Says whether a run was cancelled, when, and by which signal or other cause.
+    """Holds whether a run was cancelled, when, and by which signal or other cause.
 
     It is polled: a signal handler may only set plain attributes, since it can interrupt a thread that holds a lock.
     """
@@ -33,7 +33,7 @@ class Cancel:
         self.requested_at = self.requested_at or time.monotonic()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep for so many seconds, or until the run is cancelled; return True if it is."""
+        """Sleep for some seconds, or until the run is cancelled; return True if it is."""
         end = time.monotonic() + seconds
         while not self.is_set and (remaining := end - time.monotonic()) > 0:
             time.sleep(min(remaining, _LOOK_EVERY))

@@ -18,8 +18,9 @@ from memcload.memcached.server import EVICTED, Server, ServerDown, hash_power_fo
 from memcload.output.checks import Finding
 from memcload.output.destination import why_not_appended, why_not_writable, why_not_written
 from memcload.sink import Client
+from memcload.source.holding import DirectoryHeld, NoLocks
 from memcload.source.pattern import PatternError
-from memcload.source.source import DirectoryHeld, NoLocks, Source
+from memcload.source.source import Source
 
 _MIB = 1 << 20
 _SHOWN_FILES = 3  # that have the same trouble
@@ -57,14 +58,14 @@ def check_load(plan: Plan, new_client: Callable[[Server], Client], seconds: floa
         cancel: ends the check early.
     """
     deadline = time.monotonic() + seconds + _GRACE
-    inquiries = _ask(plan.router, new_client)
+    probes = _start_probes(plan.router, new_client)
     files, paths = _check_files(plan.source)
     need = estimate(paths, plan.source, plan.router, cancel)
     local = [*files, *_check_places(plan, paths), *_check_outputs(plan), *_check_engine(plan)]
-    for inquiry in inquiries:
-        while inquiry.is_alive() and time.monotonic() < deadline and not cancel.is_set:
-            inquiry.join(_LOOK_EVERY)
-    return [*(finding for inquiry in inquiries for finding in _judge(inquiry, plan, need, seconds)), *local]
+    for probe in probes:
+        while probe.is_alive() and time.monotonic() < deadline and not cancel.is_set:
+            probe.join(_LOOK_EVERY)
+    return [*(finding for probe in probes for finding in _judge(probe, plan, need, seconds)), *local]
 
 
 # --- servers ------------------------------------------------------------------------------------
@@ -77,19 +78,19 @@ class _QuietServer(Server):
         """Take no note."""
 
     def tells_no_stats(self) -> None:
-        """Take note that the server does not tell its statistics."""
+        """Take note that the server does not report its stats."""
         self.detects_restarts = False
 
 
-class _Inquiry(threading.Thread):
-    """Asks a server what it can tell. All servers are asked at the same time.
+class _Probe(threading.Thread):
+    """Asks a server what it can tell. All servers are probed at the same time.
 
     device_types: whose records go there
     failure: why there is no answer
     """
 
     def __init__(self, address: str, device_types: Sequence[str], new_client: Callable[[Server], Client]) -> None:
-        super().__init__(name=f"inquiry of {address}", daemon=True)
+        super().__init__(name=f"probe of {address}", daemon=True)
         self.server = _QuietServer(address, f"{', '.join(device_types)} {address}")
         self.device_types = device_types
         self.failure = ""
@@ -108,7 +109,7 @@ class _Inquiry(threading.Thread):
 
     @property
     def stats(self) -> Counter[bytes]:
-        """The statistics that are numbers; 0 for those that the server does not tell."""
+        """Its stats that are numbers; 0 for those that it does not report."""
         return Counter({name: int(value) for name, value in self.server.stats.items() if value.isdigit()})
 
     @property
@@ -117,38 +118,38 @@ class _Inquiry(threading.Thread):
         return round(self.stats[b"bytes"] * ROOM)
 
 
-def _ask(router: Router, new_client: Callable[[Server], Client]) -> list[_Inquiry]:
+def _start_probes(router: Router, new_client: Callable[[Server], Client]) -> list[_Probe]:
     types: dict[str, list[str]] = {}
     for partition in router.partitions:
         types.setdefault(partition.server, []).append(partition.device_type)
-    inquiries = [_Inquiry(address, names, new_client) for address, names in types.items()]
-    for inquiry in inquiries:
-        inquiry.start()
-    return inquiries
+    probes = [_Probe(address, names, new_client) for address, names in types.items()]
+    for probe in probes:
+        probe.start()
+    return probes
 
 
-def _judge(inquiry: _Inquiry, plan: Plan, need: Need, seconds: float) -> Iterator[Finding]:
-    server = inquiry.server
-    failure = f"no answer within {seconds:g} s" if inquiry.is_alive() else inquiry.failure
+def _judge(probe: _Probe, plan: Plan, need: Need, seconds: float) -> Iterator[Finding]:
+    server = probe.server
+    failure = f"no answer within {seconds:g} s" if probe.is_alive() else probe.failure
     if failure:
-        options = " and ".join(f"--{name}" for name in inquiry.device_types)
-        says_what_to_do = "--" in failure or "memcached -" in failure
-        advice = "" if says_what_to_do else f"see that memcached runs there, or give its address with {options}"
+        options = " and ".join(f"--{name}" for name in probe.device_types)
+        says_what_to_do = any(words in failure for words in ("--", "memcached -", "certificate"))
+        advice = "" if says_what_to_do else f"start memcached there, or give another address with {options}"
         yield Finding(server.label, problem=failure, advice=advice)
         return
-    yield Finding(server.label, ", ".join(_facts(inquiry, plan, need)))
+    yield Finding(server.label, ", ".join(_facts(probe, plan, need)))
     if not server.speaks_meta:
-        advice = "records are stored by classic sets, which is slower; memcached has them from 1.6.10 on"
-        yield Finding(server.label, "it has no meta commands", advice=advice)
+        what = "it has no meta commands (memcached 1.6.10 and later have them)"
+        yield Finding(server.label, what, advice="the load uses classic set, which is slower")
     if not server.detects_restarts:
-        advice = "a restart can't be noticed, so that done means acknowledged and no more"
-        yield Finding(server.label, "it does not tell its statistics (a proxy?)", advice=advice)
+        advice = 'a restart would go unnoticed, so "done" means acknowledged, no more'
+        yield Finding(server.label, "it does not report its stats (is it a proxy?)", advice=advice)
     elif need.records[server.address]:
-        yield from _judge_room(inquiry, need)
+        yield from _judge_room(probe, need)
 
 
-def _facts(inquiry: _Inquiry, plan: Plan, need: Need) -> Iterator[str]:
-    server, stats = inquiry.server, inquiry.stats
+def _facts(probe: _Probe, plan: Plan, need: Need) -> Iterator[str]:
+    server, stats = probe.server, probe.stats
     yield f"version {server.version}"
     if server.speaks_meta:
         yield "meta commands"
@@ -156,32 +157,32 @@ def _facts(inquiry: _Inquiry, plan: Plan, need: Need) -> Iterator[str]:
         yield "TLS"
     if server.detects_restarts:
         yield f"{stats[b'curr_items']:,} items"
-        yield f"{_mib(inquiry.used)} of {_mib(stats[b'limit_maxbytes'])} MiB used"
+        yield f"{_mib(probe.used)} of {_mib(stats[b'limit_maxbytes'])} MiB used"
         yield f"{sum(stats[name] for name in EVICTED):,} evictions"
     if records := need.records[server.address]:
-        yield f"about {records:,} records to come need {_mib(need.memory[server.address])} MiB"
+        yield f"about {records:,} pending records need {_mib(need.memory[server.address])} MiB"
 
 
-def _judge_room(inquiry: _Inquiry, need: Need) -> Iterator[Finding]:
+def _judge_room(probe: _Probe, need: Need) -> Iterator[Finding]:
     """Judge the server's memory and its hash table."""
-    server, stats = inquiry.server, inquiry.stats
+    server, stats = probe.server, probe.stats
     memory, limit = need.memory[server.address], stats[b"limit_maxbytes"]
-    total = inquiry.used + memory
+    total = probe.used + memory
     if 0 < limit < total:
-        free = max(0, limit - inquiry.used)
-        happens = "refuse some" if inquiry.settings.get(b"evictions") == b"off" else "evict others"
+        free = max(0, limit - probe.used)
+        happens = "refuse records" if probe.settings.get(b"evictions") == b"off" else "evict items"
         yield Finding(
             server.label,
-            problem=f"the records to come need {_mib(memory)} MiB if all their keys are new, and {_mib(free)} MiB are "
-            f"free: it would {happens}",
-            advice=f"give it more memory (memcached -m {math.ceil(total / _MIB)}) or use more servers",
+            problem=f"the pending files need up to {_mib(memory)} MiB and {_mib(free)} MiB are free: "
+            f"it would {happens}",
+            advice=f"give it more memory (memcached -m {math.ceil(total / _MIB)}) or add servers",
         )
     items = stats[b"curr_items"] + need.records[server.address]
     power = hash_power_for(items)
     if server.hash_table and server.hash_table.power < power:
         yield Finding(
             server.label,
-            f"its hash table is too small for {items:,} items, and to let it grow takes two fifths of memcached's time",
+            f"its hash table is too small for {items:,} items: growing it slows the load down",
             advice=f"start memcached with -o hashpower={power}",
         )
 
@@ -200,7 +201,7 @@ def _check_files(source: Source) -> tuple[list[Finding], list[str]]:
     except PatternError as error:
         return [Finding("files", problem=str(error))], []
     if not paths:
-        return [Finding("files", f"none matches {source.pattern}: there is nothing to load")], []
+        return [Finding("files", f"no file matches {source.pattern}: there is nothing to load")], []
     ages: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for path in paths:
@@ -223,7 +224,8 @@ def _problems(subject: str, reasons: Mapping[str, str]) -> Iterator[Finding]:
     for path in list(reasons)[:_SHOWN_FILES]:
         yield Finding(subject, problem=f"{path}: {reasons[path]}")
     if (others := len(reasons) - _SHOWN_FILES) > 0:
-        yield Finding(subject, problem=f"the same kind of problem with {_counted(others, 'more file')}")
+        have = "has" if others == 1 else "have"
+        yield Finding(subject, problem=f"{_counted(others, 'more file')} {have} such a problem")
 
 
 def _counted(count: int, noun: str) -> str:
@@ -252,14 +254,14 @@ def _check_places(plan: Plan, paths: Sequence[str]) -> Iterator[Finding]:
     if len(directories) > _SHOWN_FILES:
         where += f" and {len(directories) - _SHOWN_FILES} more"
     if paths:
-        reasons = {path: why for path in paths if (why := plan.source.why_not_renamable(path))}
+        reasons = {path: f"can't be renamed: {why}" for path in paths if (why := plan.source.why_not_renamable(path))}
         yield from _problems("rename", reasons) if reasons else [Finding("rename", f"files can be renamed in {where}")]
         yield _check_lock(plan.source, where)
     # A directory that can't be written is told above, where it is that of the files.
     writable = [directory for directory in directories if os.access(directory, os.W_OK | os.X_OK)]
     for directory in writable if plan.rejects is None else [plan.rejects]:
         if why := why_not_writable(directory):
-            yield Finding("rejects", problem=why, advice="save them elsewhere (--rejects)")
+            yield Finding("rejects", problem=why, advice="choose another place (--rejects)")
         else:
             yield Finding("rejects", f"rejected lines can be saved in {directory}")
 
@@ -286,7 +288,7 @@ def _check_outputs(plan: Plan) -> Iterator[Finding]:
         if path is None:
             continue
         if (name, path) != ("report", "-") and (why := why_not(path)):
-            yield Finding(name, problem=f"{path}: {why}", advice=f"mend that, or write it elsewhere (--{name})")
+            yield Finding(name, problem=f"{path}: {why}", advice=f"fix that, or choose another place (--{name})")
         else:
             yield Finding(name, "to standard output" if path == "-" and name == "report" else f"to {path}")
 
@@ -311,8 +313,8 @@ def _check_engine(plan: Plan) -> Iterator[Finding]:
     elif state.compiles_into:
         why = f" ({state.problem})" if state.problem else ""
         yield Finding(
-            "engine", f"compiled, not cached yet: a load that pays for it compiles it into {state.compiles_into}{why}"
+            "engine", f"compiled, not cached yet: the first large load compiles it into {state.compiles_into}{why}"
         )
     else:
-        advice = "set NUMBA_CACHE_DIR to a directory that can be written"
-        yield Finding("engine", "compiled anew by each load: no directory to keep it in can be written", advice=advice)
+        what = "compiled again for every load: no cache directory is writable"
+        yield Finding("engine", what, advice="set NUMBA_CACHE_DIR to one that is")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from memcload.records import Reason
+from memcload.records import REASONS, Reason
 
 
 class Reject(NamedTuple):
@@ -15,6 +17,46 @@ class Reject(NamedTuple):
     line: int
     reason: Reason
     text: bytes
+
+
+class RejectedLines:
+    """The rejected lines of one text. They are packed: a text of a mebibyte can have half a million of them."""
+
+    def __init__(self) -> None:
+        self._lines = array("i")
+        self._reasons = bytearray()  # their numbers in REASONS
+        self._texts = bytearray()
+        self._ends = array("q")  # of each text in these
+
+    def append(self, reject: Reject) -> None:
+        """Add one."""
+        self._lines.append(reject.line)
+        self._reasons.append(REASONS.index(reject.reason))
+        self._texts += reject.text
+        self._ends.append(len(self._texts))
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, place: int) -> Reject:
+        place = range(len(self))[place]
+        start = self._ends[place - 1] if place else 0
+        text = bytes(self._texts[start : self._ends[place]])
+        return Reject(self._lines[place], REASONS[self._reasons[place]], text)
+
+    def __iter__(self) -> Iterator[Reject]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RejectedLines) and list(self) == list(other)
+
+    def in_order(self) -> Iterator[Reject]:
+        """Yield them in the order of their lines."""
+        return map(self.__getitem__, sorted(range(len(self)), key=self._lines.__getitem__))
+
+    def by_reason(self) -> Counter[Reason]:
+        """Return how many there are for each reason."""
+        return Counter({REASONS[number]: count for number, count in Counter(self._reasons).items()})
 
 
 @dataclass

@@ -28,7 +28,7 @@ class Need:
     memory: Counter[str] = field(default_factory=Counter)
 
     def __mul__(self, factor: float) -> Need:
-        """Return so many times as much."""
+        """Return a multiple of it."""
         records, memory = (
             Counter({server: round(count * factor) for server, count in counts.items()})
             for counts in (self.records, self.memory)
@@ -50,16 +50,19 @@ def _sample(path: str, source: Source, router: Router, cancel: Cancel, need: Nee
     """Add what the beginning of a file brings; return how many bytes of the file that was. Raises OSError."""
     encoder = PythonEncoder(router, 0)
     file = source.open(path)
-    length = 0
+    read = length = 0
     try:
         for text in file.texts(_TEXT_SIZE):
+            if file.bytes_read > read >= _SAMPLE_SIZE:  # only now all text of what had been read is there
+                return read
             for partition, batch in zip(router.partitions, encoder.encode([text]).batches, strict=True):
                 need.records[partition.server] += batch.count
                 size = len(batch.commands) + batch.count * _BESIDE_COMMAND
                 need.memory[partition.server] += round(size * ROOM)
+            read = file.bytes_read
             length += len(text)
-            if file.bytes_read >= _SAMPLE_SIZE or length >= _MAX_TEXT or cancel.is_set:
+            if length >= _MAX_TEXT or cancel.is_set:
                 break
+        return file.bytes_read
     finally:
         file.close()
-    return file.bytes_read

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from memcload.counts import Counts, Reject
+from memcload.counts import Counts, Reject, RejectedLines
 from memcload.encode.encoder import EncodedText
 from memcload.log import log_lines
 from memcload.memcached.routing import Partition
@@ -66,6 +66,7 @@ class FileLoad:
     seconds: float = 0.0
     verdict: Verdict = field(default_factory=lambda: Verdict("pending"))
     renamed_to: str | None = None
+    rejects_saved_as: str | None = None
     unshown: Counter[str] = field(default_factory=Counter)  # warnings that are only counted, by kind
     is_current: bool = False  # the first file that is not finalized: the one that the log talks about
     messages: list[Message] = field(default_factory=list)
@@ -101,13 +102,12 @@ class FileLoad:
         messages = [] if self.is_current else [(logging.INFO, f"Processing {self.path}")]
         messages += self.messages
         for kind, count in self.unshown.items():
-            lines = "one more line" if count == 1 else f"{count:,} more lines"
-            messages.append((logging.WARNING, f"{self.path}: {lines} {kind}"))
+            messages.append((logging.WARNING, f"… and {count} more: {kind}"))
         if verdict.status == "pending":
             level = logging.ERROR if verdict.holds_back else logging.INFO
             messages.append((level, f"{self.path} stays pending: {verdict.detail}"))
         elif verdict.status == "damaged":
-            name = f"set aside as {self.renamed_to}" if self.renamed_to else "it keeps its name"
+            name = f"set aside as {self.renamed_to}" if self.renamed_to else "it was not renamed"
             messages.append((logging.ERROR, f"{self.path} is {verdict.reason}: {verdict.detail}; {name}"))
         elif verdict.status == "error":
             messages.append((logging.ERROR, f"{self.path}: {verdict.detail}"))
@@ -138,7 +138,7 @@ class TextResult:
     file: FileLoad
     lines: int
     counts: Counts
-    rejects: list[Reject]
+    rejects: RejectedLines
     refused: list[str] = field(default_factory=list)
     causes: dict[str, ServerDown] = field(default_factory=dict)
     acknowledged: set[tuple[str, Identity]] = field(default_factory=set)
@@ -147,9 +147,8 @@ class TextResult:
     @classmethod
     def of(cls, file: FileLoad, text: EncodedText, shown: list[str]) -> TextResult:
         """Make the result of a text of which nothing is delivered yet."""
-        counts = Counts(partial=text.partial, blank=text.blank, skipped=text.skipped)
-        for reject in text.rejects:
-            counts.rejected[reject.reason] += 1
+        rejected = text.rejects.by_reason()
+        counts = Counts(rejected=rejected, partial=text.partial, blank=text.blank, skipped=text.skipped)
         return cls(file, text.lines, counts, text.rejects, shown=shown)
 
     def add(self, partition: Partition, delivery: Delivery, text: bytes, lines: Sequence[int]) -> None:

@@ -49,16 +49,18 @@ GROUPS: dict[str, list[Option]] = {
         Option("--again", "load files that are done, too: .NAME as well as NAME"),
         Option("--only", "load only these device types, comma-separated", "TYPES", values.device_types),
         Option("--min-age", "leave younger files for the next run", _SECONDS, values.seconds),
-        Option("--settle", "a truncated file younger than this is still being written", _SECONDS, values.seconds),
+        Option(
+            "--settle", "a truncated file younger than this counts as still being written", _SECONDS, values.seconds
+        ),
     ],
     "instead of a load": [
         Option("--dry", "parse and encode only: connect to nothing, rename nothing"),
-        Option("--check", "tell if everything is as the load will need it; load nothing"),
+        Option("--check", "check that a load would work; load nothing"),
         Option("--verify", "compare the files with what the servers hold; load nothing"),
-        Option("--sample", "how many of the keys to verify", "FRACTION", values.fraction),
+        Option("--sample", "fraction of the keys to verify", "FRACTION", values.fraction),
         Option("--test", "run the protobuf round trip and exit", short_name="-t"),
     ],
-    "where to": [
+    "servers": [
         *(
             Option(f"--{name}", f"memcached of {name} devices", "ADDR[,ADDR...]", values.servers)
             for name in DEVICE_TYPES
@@ -74,27 +76,27 @@ GROUPS: dict[str, list[Option]] = {
         Option("--tls", "connect over TLS; certificates and names are verified"),
         Option("--tls-ca", "authorities to trust instead of the system's", "FILE"),
         Option("--tls-cert", "certificate to show to the servers", "FILE"),
-        Option("--tls-key", "its private key, where that is a file of its own", "FILE"),
+        Option("--tls-key", "its private key, if in a separate file", "FILE"),
         Option("--auth-file", "file with user:password for the servers, readable by its owner only", "FILE"),
     ],
-    "how hard": [
+    "speed and limits": [
         Option("--workers", "threads that encode", "N", values.integer(1, 256)),
         Option("--queue-size", "blocks that wait for a worker", "N", values.integer(1, 10_000)),
         Option("--block-size", "bytes of text in a block", "N", values.integer(1, _GIB)),
         Option("--engine", "what encodes: auto, compiled or python", "ENGINE", values.choice(*_ENGINES)),
         Option("--max-rate", "records a second over all servers, 0 for no limit", "N", values.integer(0, 10**9)),
-        Option("--timeout", "for one request to a server", _SECONDS, values.positive_seconds),
-        Option("--connect-timeout", "for one connection to a server", _SECONDS, values.positive_seconds),
+        Option("--timeout", "time limit for one request", _SECONDS, values.positive_seconds),
+        Option("--connect-timeout", "time limit for connecting", _SECONDS, values.positive_seconds),
         Option("--retries", "how often a request is tried again", "N", values.integer(0, 100)),
     ],
     "what to write": [
-        Option("--max-error-rate", "rejected records that are acceptable", "FRACTION", values.fraction),
+        Option("--max-error-rate", "fraction of a file's records that may be rejected", "FRACTION", values.fraction),
         Option("--rejects", "save rejected lines here (default: beside the file)", "DIR", values.directory),
-        Option("--max-rejects", "rejected lines to save of a file", "N", values.integer(0, 10**9)),
+        Option("--max-rejects", "rejected lines to save per file", "N", values.integer(0, 10**9)),
         Option("--report", "write a JSON report; - for standard output", "FILE"),
         Option("--metrics", "write metrics for node_exporter's textfile collector", "FILE"),
     ],
-    "looks": [
+    "log and display": [
         Option("--log", "append the log to a file (default: console)", "FILE", short_name="-l"),
         Option(
             "--log-level",

@@ -18,7 +18,7 @@ _MAX_SERVERS = 64  # of a device type
 def text(value: str) -> str:
     """Return the text itself; an empty one is a mistake of a script."""
     if not value:
-        raise ArgumentTypeError("its value is empty")
+        raise ArgumentTypeError("the value is empty")
     return value
 
 
@@ -38,7 +38,7 @@ def truth(value: str) -> bool:
         return True
     if lowered in ("", "0", "false", "no", "off"):
         return False
-    raise ArgumentTypeError(f"{value!r} is neither yes nor no")
+    raise ArgumentTypeError(f"{value!r} is not yes or no")
 
 
 def choice(*choices: str) -> Callable[[str], str]:
@@ -111,13 +111,13 @@ def servers(value: str) -> tuple[str, ...]:
     """Read the addresses of servers, comma-separated."""
     addresses = tuple(value.split(","))
     if len(addresses) > _MAX_SERVERS:
-        raise ArgumentTypeError(f"{len(addresses)} servers are more than {_MAX_SERVERS}")
+        raise ArgumentTypeError(f"{len(addresses)} servers given; at most {_MAX_SERVERS} are allowed")
     named: dict[object, str] = {}
     for address in addresses:
         endpoint = _endpoint(address)
         if endpoint in named:
-            same = "" if named[endpoint] == address else f", as {named[endpoint]!r} and as {address!r}"
-            raise ArgumentTypeError(f"{address!r} is named twice{same}: a server has no weight")
+            same = "named twice" if named[endpoint] == address else f"the same server as {named[endpoint]!r}"
+            raise ArgumentTypeError(f"{address!r} is {same}: name each server once (there are no weights)")
         named[endpoint] = address
     return addresses
 

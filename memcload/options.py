@@ -139,7 +139,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells in one line what is wrong with a command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printable(message)} (--help tells more)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         stream: TextIO | None = sys.stderr if file is None else file
@@ -179,13 +179,13 @@ def _left_over(rest: Sequence[str]) -> str:
         if name.removeprefix("--").replace("-", "_") in _OF_PARALLEL:
             return f"{name} is an option of the parallel loader only"
         nearest = _nearest(name, [option.name for option in _OPTIONS], 0.6)
-        return f"there is no option {name}" + (f"; did you mean {nearest}?" if nearest else "")
+        return f"unknown option {name}" + (f"; did you mean {nearest}?" if nearest else "")
     if first in DEVICE_TYPES or re.search(r":\d+,?$|^unix:/", first):
-        return f"unexpected {first!r}: several values of an option are separated by commas, without spaces"
+        return f"unexpected {first!r}: separate the values of an option by commas, without spaces"
     found = f"{first!r}" if len(wrong) == 1 else f"{first!r} and {len(wrong) - 1} more"
     return (
-        f"unexpected {found}: --pattern takes one pattern and no list of files; put it in quotes, so that the shell "
-        "leaves it as it is: --pattern '/logs/*.tsv.gz'"
+        f"unexpected {found}: --pattern takes one pattern, not a list of files; put it in quotes, so that the shell "
+        "does not expand it: --pattern '/logs/*.tsv.gz'"
     )
 
 
@@ -211,9 +211,7 @@ def _refuse_unknown_variables(parser: _Parser, environ: Mapping[str, str]) -> No
         if name == variable or variable in known or not environ[variable] or _OF_KUBERNETES.fullmatch(name):
             continue
         nearest = _nearest(name, [known_name.removeprefix(ENVIRONMENT_PREFIX) for known_name in known], 0.0)
-        parser.error(
-            f"the environment variable {variable} means no option; the nearest is {ENVIRONMENT_PREFIX}{nearest}"
-        )
+        parser.error(f"unknown environment variable {variable}; did you mean {ENVIRONMENT_PREFIX}{nearest}?")
 
 
 def _nearest(name: str, names: Sequence[str], cutoff: float) -> str | None:
@@ -222,11 +220,7 @@ def _nearest(name: str, names: Sequence[str], cutoff: float) -> str | None:
     return next(iter(get_close_matches(name, names, 1, cutoff)), None)
 
 
-_MODES = {
-    "dry": "--dry connects to no server",
-    "check": "--check only looks if a load could begin",
-    "verify": "--verify compares the files with the servers",
-}
+_MODES = ("dry", "check", "verify")
 
 
 def _choose_mode(parser: _Parser, values: dict[str, Any], given: Mapping[str, object]) -> None:
@@ -236,11 +230,12 @@ def _choose_mode(parser: _Parser, values: dict[str, Any], given: Mapping[str, ob
         values.update({mode: False for mode in _MODES if mode in values and mode not in chosen})
     chosen = [mode for mode in _MODES if values.get(mode)]
     if len(chosen) > 1:
-        parser.error(f"{' and '.join(_MODES[mode] for mode in chosen)}: give one of them")
+        *others, last = (f"--{mode}" for mode in chosen)
+        parser.error(f"{', '.join(others)} and {last} exclude each other: give only one")
 
 
 def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[str, object]) -> None:
-    """Refuse what can't be meant. What the environment sets for other runs is let pass."""
+    """Refuse options that do nothing. Those that the environment sets for other runs are accepted."""
     if "sample" in given and not values.get("verify"):
         parser.error("--sample does nothing without --verify")
     if not values.get("tls"):
@@ -253,7 +248,7 @@ def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[
         for device_type in values.get("only", DEVICE_TYPES):
             for address in values.get(device_type, ()):
                 if address.startswith("unix:"):
-                    parser.error(f"{address} of --{device_type} is a Unix socket, which --tls can't be used on")
+                    parser.error(f"--{device_type} {address}: --tls does not work over a Unix socket")
     outputs: dict[str, str] = {}
     for name in ("log", "report", "metrics"):
         path = os.path.realpath(values[name]) if values.get(name, "-") != "-" else None

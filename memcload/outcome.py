@@ -107,7 +107,9 @@ class Verdict:
 def decide(facts: FileFacts) -> Verdict:
     """Return what becomes of a file."""
     if facts.not_renamable:
-        return Verdict("error", "not_renamable", facts.not_renamable)
+        return Verdict(
+            "error", "not_renamable", f"not loaded, because it can't be renamed afterwards: {facts.not_renamable}"
+        )
     if facts.read_error:  # what was loaded of it is loaded again, and later files have to come after it
         return Verdict("error", "not_readable", facts.read_error, holds_back=facts.records > 0)
     if waits_for := _pending_reason(facts):
@@ -118,7 +120,7 @@ def decide(facts: FileFacts) -> Verdict:
     if facts.dry:
         return Verdict("dry")
     if facts.only and not facts.loaded_before:
-        return Verdict("pending", "partly_loaded", f"loaded for {', '.join(facts.only)} only, as told by --only")
+        return Verdict("pending", "partly_loaded", f"only {', '.join(facts.only)} records were loaded (--only)")
     return Verdict("done", renames=not keeps_its_name)
 
 
@@ -135,9 +137,10 @@ def _pending_reason(facts: FileFacts) -> tuple[VerdictReason, str] | None:
     if facts.open_for_writing:
         return "still_being_written", "another process has it open for writing"
     if 0 <= facts.age < facts.settle and (facts.damage == "truncated" or not facts.size or facts.incomplete_text):
-        return "still_being_written", f"it looks as if it were still being written ({facts.age:.0f} s old)"
+        what = "incomplete" if facts.size else "empty"
+        return "still_being_written", f"it is probably still being written ({what}, changed {facts.age:.0f} s ago)"
     if facts.changed:
-        return "changed", "it changed while it was read"
+        return "changed", "it changed while it was being read"
     if facts.earlier_pending and not facts.dry:
-        return "earlier_file_pending", f"{facts.earlier_pending}, which comes before it, is pending"
+        return "earlier_file_pending", f"an earlier file, {facts.earlier_pending}, is pending"
     return None

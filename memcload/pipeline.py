@@ -224,18 +224,16 @@ class Pipeline:
 
     def _store(self, partition: Partition, items: Sequence[tuple[_Block, Batch]]) -> None:
         """Store neighbouring batches, and deal what became of them back to their texts."""
-        delivery = Delivery()
+        deliveries = [Delivery()] * len(items)
         if not self._stops:
             files = [block.texts[-1][0].number for block, _ in items]
-            delivery = self._sink.store(partition, [batch for _, batch in items], files)
-        first = 0
-        for block, batch in items:
+            deliveries = self._sink.store(partition, [batch for _, batch in items], files)
+        for (block, batch), delivery in zip(items, deliveries, strict=True):
             with self._lock:
-                self._deal(partition, block, batch, delivery.share(first, batch.count))
+                self._deal(partition, block, batch, delivery)
                 block.unanswered -= 1
                 if not block.unanswered:
                     self._finished.put(block)
-            first += batch.count
 
     def _deal(self, partition: Partition, block: _Block, batch: Batch, delivery: Delivery) -> None:
         first = 0

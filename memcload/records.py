@@ -59,7 +59,7 @@ def strip_line_ending(line: bytes) -> bytes:
 
 
 def is_blank(line: bytes) -> bool:
-    """Tell whether a line is empty or all ASCII white space: skipped, and no record."""
+    """Return True for a line that is empty or all ASCII white space: it is skipped, and no record."""
     return not line or line.isspace()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import ssl
 import time
 import traceback
@@ -18,7 +17,6 @@ from memcload.check import Plan, check_load
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
-from memcload.encode.message import show_records
 from memcload.file_load import Rules
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
@@ -33,9 +31,10 @@ from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
-from memcload.source.local import LocalSource
+from memcload.source.holding import DirectoryHeld, NoLocks
 from memcload.source.pattern import PatternError
-from memcload.source.source import DirectoryHeld, NoLocks, Source
+from memcload.source.places import source_of
+from memcload.source.source import Source
 from memcload.throttle import Throttle
 from memcload.tracker import Tracker
 from memcload.verify import ComparingSink, Verifier
@@ -81,7 +80,7 @@ class Run:
 
     @property
     def throttle(self) -> Throttle:
-        """Return the limit on the records a second that was asked for."""
+        """Return the limit on the records a second that --max-rate sets."""
         return Throttle(self.options.max_rate, self.cancel)
 
 
@@ -92,7 +91,7 @@ def load_in_parallel(run: Run) -> None:
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
-    show = (lambda lines: show_records(lines, run.router)) if shows else None
+    show = _show(run.router) if shows else None
     pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
@@ -108,6 +107,12 @@ def load_in_parallel(run: Run) -> None:
                 tracker.finalize_complete(last=True)
             if tracker.must_rewind:
                 tracker.rewind()
+
+
+def _show(router: Router) -> Callable[[bytes], list[str]]:
+    from memcload.encode.message import show_records  # brings protobuf, which a load does without
+
+    return lambda lines: show_records(lines, router)
 
 
 def _pipeline(
@@ -133,7 +138,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
     """Lock and load the files, report, and return the exit code.
 
     Args:
-        options: what was asked for.
+        options: what the command line says.
         load: loads and finalizes the files of a run, in order, until all are or until the run was cancelled.
         new_client: makes the clients.
     """
@@ -152,11 +157,6 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
         except PatternError as error:
             LOG.error("%s", error)
             is_clean = False
-        except OSError as error:
-            if not cancel.is_set:
-                raise
-            LOG.error("%s: %s", error.filename, error.strerror)
-            is_clean = False
         exit_code = _exit_code(options, cancel, is_clean)
         results = dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
         exit_code = tell(results, as_table=options.progress, report=options.report, metrics=options.metrics)
@@ -167,7 +167,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
 
 
 def check(options: Options, new_client: NewClient) -> int:
-    """Tell if everything is as a load with these options will need it; return the exit code."""
+    """Show what a load with these options would meet; return the exit code."""
 
     def look(cancel: Cancel) -> int:
         router, connect = _servers(options, new_client, cancel, retries=0)
@@ -184,8 +184,7 @@ def check(options: Options, new_client: NewClient) -> int:
         findings = check_load(plan, connect, options.connect_timeout + options.timeout, cancel)
         if cancel.signal is None:
             show_findings(findings, as_table=options.progress)
-        is_clean = not any(finding.problem for finding in findings)
-        return _exit_code(options, cancel, is_clean)
+        return _exit_code(options, cancel, not any(finding.problem for finding in findings))
 
     return _guard(options, look)
 
@@ -201,7 +200,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
         try:
             paths = source.find()
             if not paths:
-                LOG.info("No file matches %s", options.pattern)
+                LOG.info("%s", _nothing_to("verify", options))
             new_encoder = choose_encoder(options.engine, router, options.ttl, source.size_of(paths))
             sink = ComparingSink(fleet, router.partitions, new_encoder, paths, options.sample)
             verifier = Verifier(paths, source, sink, cancel)
@@ -236,13 +235,23 @@ def _locked(source: Source, options: Options) -> Iterator[list[str]]:
 
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
-        LOG.info("No file matches %s", run.options.pattern)
+        LOG.info("%s", _nothing_to("load", run.options))
     try:
         with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)
     finally:
         run.fleet.close()
     run.tracker.finalize_rest()
+
+
+def _nothing_to(act: str, options: Options) -> str:
+    """Return what was looked for in vain, and how to choose other files."""
+    if options.min_age:
+        found = f"No file that matches {options.pattern} is {options.min_age:g} s old (--min-age)"
+    else:
+        found = f"No file matches {options.pattern}"
+    done = "" if options.again else ", --again includes those that are done"
+    return f"{found}: nothing to {act} (--pattern chooses the files{done})"
 
 
 def _progress(
@@ -276,7 +285,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
         return _exit_code(options, cancel, is_clean=False)
     except Exception as error:
-        LOG.error("This should not happen: %s: %s (--log-level debug tells more)", type(error).__name__, error)
+        LOG.error("Internal error: %s: %s (run with --log-level debug for details)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
         return EXIT_FAILED
 
@@ -294,8 +303,10 @@ def _servers(
         router = Router({name: options.servers[name] for name in options.only}, options.routing)
         tls = make_tls_context(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None
         credentials = read_credentials(options.auth_file) if options.auth_file else None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(_unreadable(error, options)) from error
     return router, lambda server: new_client(
         server,
         timeout=options.timeout,
@@ -308,20 +319,17 @@ def _servers(
     )
 
 
+def _unreadable(error: OSError, options: Options) -> str:
+    """Return why a file of certificates or a password can't be read, and which option names it."""
+    given = ("tls_ca", "tls_cert", "tls_key", "auth_file")
+    names = [f" (--{name.replace('_', '-')})" for name in given if getattr(options, name) == error.filename]
+    return f"{error.filename}: {(error.strerror or str(error)).lower()}{names[0] if names else ''}"
+
+
 def _source(options: Options, cancel: Cancel) -> Source:
     verifies = isinstance(options, ParallelOptions) and options.verify
-    pattern = re.sub(r"^(?:file|local)://", "", options.pattern)
-    if "://" not in pattern:
-        return LocalSource(pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
-    from memcload.source.remote import RemoteSource  # here: only who loads from a store waits for it
-
-    return RemoteSource(
-        pattern,
-        cancel,
-        grace=options.timeout,
-        with_done=options.again,
-        with_named=verifies,
-        min_age=options.min_age,
+    return source_of(
+        options.pattern, cancel, options.timeout, with_done=options.again, with_named=verifies, min_age=options.min_age
     )
 
 
@@ -338,6 +346,5 @@ def _rules(options: Options) -> Rules:
 
 
 def _exit_code(options: Options, cancel: Cancel, is_clean: bool) -> int:
-    if cancel.signal is not None:
-        return 128 + cancel.signal
-    return EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
+    unstopped = EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
+    return unstopped if cancel.signal is None else 128 + cancel.signal

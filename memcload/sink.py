@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Protocol
 
 from memcload.memcached.batch import Batch, Difference, Lookup, Refusal
@@ -88,7 +90,7 @@ class Delivery:
     cause: ServerDown | None = None
 
     def share(self, first: int, count: int) -> Delivery:
-        """Return what became of so many records from number `first` on."""
+        """Return what became of `count` records from number `first` on."""
         end = first + count
         answered = min(max(self.answered - first, 0), count)
         failed = min(max(self.answered + self.failed - first, 0), count) - answered
@@ -104,8 +106,14 @@ class Delivery:
 class Sink(Protocol):
     """Takes the batches of each partition, in order."""
 
-    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> Delivery:
-        """Store neighbouring batches as one request; `files` are the numbers of the files that each ends in."""
+    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> list[Delivery]:
+        """Store neighbouring batches, as one request if possible; return what became of each.
+
+        Args:
+            partition: what they belong to.
+            batches: in order.
+            files: the number of the file that each of them ends in.
+        """
         ...
 
 
@@ -117,46 +125,58 @@ class MemcachedSink:
         self._throttle = throttle
         self._down: dict[str, tuple[int, ServerDown]] = {}  # by server: the file in which it was marked down, and why
 
-    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> Delivery:
-        """Store neighbouring batches as one request; `files` are the numbers of the files that each ends in.
+    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> list[Delivery]:
+        """Store neighbouring batches; return what became of each.
 
-        A server that was marked down is not tried again for the rest of that file, and only once at the next.
+        A server that was marked down is not tried again for the rest of that file, and only once at each later one.
         """
+        if partition.server not in self._down:
+            return self._store(partition, batches, files[-1])
+        deliveries = []
+        for file, group in itertools.groupby(zip(files, batches, strict=True), key=itemgetter(0)):
+            deliveries += self._store(partition, [batch for _, batch in group], file)
+        return deliveries
+
+    def _store(self, partition: Partition, batches: Sequence[Batch], file: int) -> list[Delivery]:
         marked = self._down.get(partition.server)
         count = sum(batch.count for batch in batches)
-        if marked and marked[0] >= files[-1]:
-            return Delivery(failed=count, cause=marked[1])
-        client = self._clients[partition.number]
         delivery = Delivery()
-        try:
-            for request in self._requests(batches):
-                size = sum(batch.count for batch in request)
-                if not self._throttle.wait(size):
-                    return delivery
-                stored = client.store(request, retry=marked is None)
-                marked = None
-                self._down.pop(partition.server, None)
-                delivery.refusals += [
-                    refusal._replace(position=delivery.answered + refusal.position) for refusal in stored.refusals
-                ]
-                delivery.answered += size
-                delivery.identities.add(stored.identity)
-        except ServerDown as error:
-            self._down[partition.server] = files[-1], error
-            delivery.cause = error
-            delivery.failed = count - delivery.answered
-        return delivery
+        if marked and marked[0] >= file:
+            delivery.failed, delivery.cause = count, marked[1]
+        else:
+            try:
+                self._send(partition, batches, delivery, retry=marked is None)
+            except ServerDown as error:
+                self._down[partition.server] = file, error
+                delivery.failed, delivery.cause = count - delivery.answered, error
+        ends = itertools.accumulate(batch.count for batch in batches)
+        return [delivery.share(end - batch.count, batch.count) for batch, end in zip(batches, ends, strict=True)]
+
+    def _send(self, partition: Partition, batches: Sequence[Batch], delivery: Delivery, *, retry: bool) -> None:
+        """Send batches as the throttle allows, until the run is cancelled; add what is answered. Raises ServerDown."""
+        for request in self._requests(batches):
+            count = sum(batch.count for batch in request)
+            if not self._throttle.wait(count):
+                return
+            stored = self._clients[partition.number].store(request, retry=retry)
+            retry = True
+            self._down.pop(partition.server, None)
+            delivery.refusals += [
+                refusal._replace(position=delivery.answered + refusal.position) for refusal in stored.refusals
+            ]
+            delivery.answered += count
+            delivery.identities.add(stored.identity)
 
     def _requests(self, batches: Sequence[Batch]) -> Iterable[Sequence[Batch]]:
         size = self._throttle.slice_size
         if size is None:
             return [batches]
-        return ([piece] for batch in batches for piece in batch.slices(max_count=size))
+        return ([part] for batch in batches for part in batch.slices(max_count=size))
 
 
 class NoSink:
     """Takes everything and sends nothing: a dry run."""
 
-    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> Delivery:
+    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> list[Delivery]:
         """Count the records as answered."""
-        return Delivery(answered=sum(batch.count for batch in batches))
+        return [Delivery(answered=batch.count) for batch in batches]

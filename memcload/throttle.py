@@ -26,7 +26,7 @@ class Throttle:
         return max(1, self._rate // _SLICES_PER_SECOND) if self._rate else None
 
     def wait(self, records: int) -> bool:
-        """Wait until so many records may go out; return False if the run was cancelled instead."""
+        """Wait until this many records may go out; return False if the run was cancelled instead."""
         if not self._rate:
             return not self._cancel.is_set
         with self._lock:

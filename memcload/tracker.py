@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from memcload.cancel import Cancel
-from memcload.counts import Counts, Reject
+from memcload.counts import Counts, RejectedLines
 from memcload.file_load import FileLoad, Message, Rules, TextResult
 from memcload.log import excerpt, log_lines
 from memcload.memcached.server import Identity, Server, ServerDown
@@ -88,14 +88,14 @@ class Tracker:
             if not rules.dry and (why := self._source.why_not_renamable(file.path)):
                 file.not_renamable = why
                 return
-            file.input = self._open_patiently(file.path)
+            file.input = self._open_when_possible(file.path)
         except OSError as error:
             file.read_error = error.strerror or str(error)
             return
         if rules.rejects is not None or not rules.dry:
             file.rejects = self._source.new_rejects(file.path, rules.rejects, rules.max_rejects)
 
-    def _open_patiently(self, path: str) -> InputFile:
+    def _open_when_possible(self, path: str) -> InputFile:
         """Open a file; wait for a while where the process or the system has run out of descriptors."""
         deadline = time.monotonic() + _ROOM_TIMEOUT
         while True:
@@ -130,16 +130,16 @@ class Tracker:
             if self._shows(file, "refused by a server"):
                 file.say((logging.WARNING, f"{file.path}: {message}"))
         if result.rejects:
-            self._add_rejects(file, sorted(result.rejects))
+            self._add_rejects(file, result.rejects)
         self.records_seen += result.counts.records
         file.lines += result.lines
         file.counts += result.counts
         file.causes.update(result.causes)
         file.acknowledged |= result.acknowledged
 
-    def _add_rejects(self, file: FileLoad, rejects: list[Reject]) -> None:
+    def _add_rejects(self, file: FileLoad, rejects: RejectedLines) -> None:
         self.rejects_seen += len(rejects)
-        for reject in rejects:
+        for reject in rejects.in_order():
             number, kind = file.lines + reject.line + 1, f"rejected for {reject.reason}"
             if self._shows(file, kind):
                 file.say((logging.WARNING, f"{file.path}:{number}: {kind}: {excerpt(reject.text)}"))
@@ -147,7 +147,7 @@ class Tracker:
                 try:
                     file.rejects.add(number, reject)
                 except OSError as error:
-                    self._note_trouble(file, "can't keep its rejected lines", error)
+                    self._note_trouble(file, "can't save its rejected lines", error)
                     file.rejects.close()
                     file.rejects = None
 
@@ -208,14 +208,14 @@ class Tracker:
         self._waiting.clear()
 
     def rewind(self) -> None:
-        """Forget what is known of the files that are not finalized; they are to be read again, in order."""
+        """Discard what is known of the files that are not finalized; they are to be read again, in order."""
         self.must_rewind = False
         while self._open:
             file = self._open.pop()
-            self._forget(file)
+            self._discard(file)
             self._waiting.appendleft(FileLoad(file.path, file.number, file.attempt + 1))
 
-    def _forget(self, file: FileLoad) -> None:
+    def _discard(self, file: FileLoad) -> None:
         if file.rejects is not None:
             file.rejects.close()
         self.records_seen -= file.counts.records
@@ -257,7 +257,7 @@ class Tracker:
         for address, identity in file.acknowledged:
             answer = answers.get(address, identity)
             if isinstance(answer, ServerDown):
-                return f"{self._label(address)}: {answer.cause}, so it can't tell whether it still has the records", ""
+                return f"{self._label(address)}: {answer.cause}; it could not be asked if it still has the records", ""
             if answer != identity:
                 return "", f"{self._label(address)} {identity.loss(answer)}"
         return "", ""
@@ -267,7 +267,8 @@ class Tracker:
 
     def _finalize(self, file: FileLoad, verdict: Verdict, *, wait: bool) -> list[Message]:
         """Let a verdict take effect; return what is to be logged about it, nothing while the file is being renamed."""
-        if verdict.is_loaded and file.input is not None and not (is_done(file.path) or self.rules.only):
+        comes_again = not self.rules.dry and (is_done(file.path) or bool(self.rules.only))
+        if verdict.is_loaded and file.input is not None and not comes_again:
             self._save_rejects(file, file.input)
         if file.input is not None:
             self._bytes_finalized += file.input.bytes_read
@@ -287,7 +288,7 @@ class Tracker:
             if file.renamed_to is None:
                 return []
         except OSError as error:
-            detail = f"loaded, but it can't be renamed: {error.strerror or error}"
+            detail = f"it was loaded but can't be renamed: {error.strerror or error}"
             file.verdict = Verdict("error", "rename_failed", detail, holds_back=self._source.exists(file.path))
         self._renaming = None
         return self._close(file)
@@ -305,12 +306,12 @@ class Tracker:
         if file.rejects is None:
             return
         try:
-            saved = file.rejects.save(source.mode)
+            saved = file.rejects_saved_as = file.rejects.save(source.mode)
         except OSError as error:
             self._note_trouble(file, "can't save its rejected lines", error)
         else:
             if saved:
-                dropped = f"; {file.rejects.dropped:,} more are only counted" if file.rejects.dropped else ""
+                dropped = f"; {file.rejects.dropped:,} more were counted but not saved" if file.rejects.dropped else ""
                 file.say((logging.INFO, f"Rejected lines saved as {saved}{dropped}"))
 
     # -- what there is to tell

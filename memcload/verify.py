@@ -107,12 +107,12 @@ class ComparingSink:
         """What was found so far, by partition number."""
         return [known.found for known in self._known]
 
-    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> Delivery:
+    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> list[Delivery]:
         """Compare neighbouring batches with what the server of their partition holds."""
         for batch, file in zip(batches, files, strict=True):
             for lookup in self._lookups(partition, batch):
                 self._compare(partition, lookup, file)
-        return Delivery(answered=sum(batch.count for batch in batches))
+        return [Delivery(answered=batch.count) for batch in batches]
 
     def _lookups(self, partition: Partition, batch: Batch) -> Iterator[Lookup]:
         limit = self._limit
@@ -191,7 +191,7 @@ class ComparingSink:
             LOG.warning("%s: %s of %s", kind, key.decode(), self._paths[file])
             total -= count
         if total:
-            LOG.warning("… and %d more: %s", total, kind_and_place)
+            LOG.warning("… and %d more %s", total, kind_and_place)
 
 
 class Verifier:

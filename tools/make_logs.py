@@ -45,7 +45,7 @@ FAULTS: tuple[tuple[str, int, bytes | None], ...] = (
     ("coordinates", 3, b"0x1p3"),
 )
 
-# --repeat-keys chooses among so many earlier devices: they reach across blocks and files, in bounded memory.
+# --repeat-keys chooses among this many earlier devices: they reach across blocks and files, in bounded memory.
 REMEMBERED_DEVICES = 10_000
 
 

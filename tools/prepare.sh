@@ -29,7 +29,7 @@ as_root() {
 }
 
 apt_install() {
-    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "$1" >/dev/null
+    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "$@" >/dev/null
 }
 
 prepare_python() {
@@ -96,5 +96,19 @@ prepare_memcached() {
     fail "memcached is missing and could not be installed: install it (package memcached), then try again."
 }
 
+# The tools and servers that the tests hold the program to. Where one can't be had, its tests are skipped.
+prepare_tools() {
+    missing=
+    for tool in bzip2:bzip2 xz:xz-utils zstd:zstd openssl:openssl nutcracker:nutcracker; do
+        is_there "${tool%%:*}" || missing="$missing ${tool#*:}"
+    done
+    if [ -n "$missing" ] && is_there apt-get && may_install; then
+        echo "Installing$missing ..."
+        # shellcheck disable=SC2086 # several words on purpose
+        apt_install $missing || echo "Not all of them could be installed: their tests are skipped."
+    fi
+}
+
 prepare_python
 prepare_memcached "$@"
+[ "${1:-}" = demo ] || prepare_tools

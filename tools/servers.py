@@ -128,7 +128,7 @@ class MemcachedServer:
         self.process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
-        """Make the server forget every item.
+        """Make the server drop every item.
 
         Raises:
             ServerError: the server doesn't answer.

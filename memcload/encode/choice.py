@@ -27,7 +27,7 @@ _PAYS_FROM = 5_000_000  # bytes of gzip, about 35,000 records: encoding these in
 
 
 class EngineError(Exception):
-    """The engine that was asked for can't be had; the message says why."""
+    """The engine that --engine names can't be used; the message says why."""
 
 
 def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: int) -> Callable[[], Encoder]:
@@ -42,7 +42,7 @@ def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: 
         pending_bytes: how large the files are that are to be loaded.
 
     Raises:
-        EngineError: the engine is `compiled`, and can't be had.
+        EngineError: the engine is `compiled`, and can't be used.
     """
     if engine != "python":
         try:
@@ -52,7 +52,7 @@ def choose_encoder(engine: EngineName, router: Router, ttl: int, pending_bytes: 
             if engine == "compiled":
                 raise EngineError(f"the compiled engine can't be used: {cause}") from error
             LOG.warning(
-                "The compiled engine can't be used (%s): loading with --engine python, many times slower", cause
+                "The compiled engine can't be used (%s): using --engine python, which is many times slower", cause
             )
         else:
             if kernel is not None:
@@ -90,7 +90,7 @@ def examine_engine(engine: EngineName, router: Router) -> EngineState:
             _linked(code, router)
             return EngineState("compiled", cached=object_cache.find(name))
         except Exception as error:
-            problem = f"what was cached as {name} does not work: {_cause(error)}"
+            problem = f"the cached {name} does not work: {_cause(error)}"
     return EngineState("compiled", compiles_into=object_cache.find_writable(), problem=problem or "")
 
 
@@ -100,7 +100,7 @@ def _cause(error: Exception) -> str:
 
 def _require_numba() -> None:
     if find_spec("numba") is None or find_spec("llvmlite") is None:
-        raise ImportError("Numba is not installed (pip install -r requirements-fast.txt)")
+        raise ImportError("Numba is not installed: pip install -r requirements.txt")
 
 
 def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
@@ -119,7 +119,7 @@ def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
         try:
             return _linked(code, router)
         except Exception as error:
-            problem = f"what was cached as {name} does not work: {error}"
+            problem = f"the cached {name} does not work: {error}"
     if may_compile or problem:
         return _linked(_compile(routing, name, problem), router)
     return None
@@ -143,7 +143,7 @@ def _compile(routing: RoutingName | None, name: str, problem: str | None) -> byt
     code = object_code(routing)
     seconds = time.monotonic() - started
     if object_cache.write(name, code) is None:
-        future = "for this run only: no directory for it can be written. Set NUMBA_CACHE_DIR to one that can"
+        future = "for this run only, because no cache directory is writable: set NUMBA_CACHE_DIR to one that is"
     else:
         future = "for this run and the next"
     LOG.info("Compiled the encoder in %.1f s, %s%s", seconds, future, f" ({problem})" if problem else "")

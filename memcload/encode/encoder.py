@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from memcload.counts import Reject
+from memcload.counts import Reject, RejectedLines
 from memcload.memcached.batch import Batch, Lookup, lookups
 from memcload.memcached.protocol import meta_set, meta_set_flags
 from memcload.memcached.routing import Router
@@ -32,7 +32,7 @@ class EncodedText:
 
     lines: int
     records: list[int]
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: RejectedLines = field(default_factory=RejectedLines)
     partial: int = 0
     blank: int = 0
     skipped: int = 0

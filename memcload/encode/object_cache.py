@@ -40,7 +40,7 @@ def find_writable() -> Path | None:
     """Return the directory that code would be written to, which may have to be made; None if there is none."""
     for directory in _directories():
         try:
-            _examine(directory)
+            _require_private(directory)
         except FileNotFoundError:
             existing = next((parent for parent in directory.parents if parent.exists()), directory.parent)
         except OSError:
@@ -57,7 +57,7 @@ def _search(name: str) -> tuple[Cached, Path | None]:
     for directory in _directories():
         path = directory / name
         try:
-            _examine(directory)
+            _require_private(directory)
         except OSError:
             continue
         try:
@@ -109,21 +109,21 @@ def _directories() -> Iterator[Path]:
 def _refuse_others(status: os.stat_result) -> None:
     """Raise PermissionError for what somebody else than this user and root may write."""
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("other users may write it")
+        raise PermissionError("other users can write to it")
 
 
 def _make_private(directory: Path) -> None:
     with contextlib.suppress(FileExistsError):
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(0o700)
-    _examine(directory)
+    _require_private(directory)
 
 
-def _examine(directory: Path) -> None:
+def _require_private(directory: Path) -> None:
     """Raise OSError unless it is a directory that only this user and root may write."""
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError("it is no directory")
+        raise NotADirectoryError("it is not a directory")
     _refuse_others(status)
 
 
@@ -133,7 +133,7 @@ def _read_own(path: Path) -> bytes:
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no file")
+            raise OSError("it is not a regular file")
         _refuse_others(status)
         return file.read()
 

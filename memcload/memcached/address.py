@@ -24,11 +24,11 @@ def parse_address(address: str) -> tuple[str, int] | str:
     """
     if address.startswith("unix:"):
         if not address.startswith("unix:/"):
-            raise ValueError(f"{address!r}: a unix address is unix:/path")
+            raise ValueError(f"{address!r}: write a Unix socket as unix:/path")
         return address.removeprefix("unix:")
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^:\[\]\s/]+)):([0-9]{1,5})", address)
     if not match or not 0 < int(match[3]) < 65536:
-        raise ValueError(f"{address!r} is not an address: host:port, [v6]:port or unix:/path")
+        raise ValueError(f"{address!r} is not an address: write host:port, [v6]:port or unix:/path")
     if match[1]:
         try:
             ipaddress.IPv6Address(match[1])
@@ -38,7 +38,7 @@ def parse_address(address: str) -> tuple[str, int] | str:
         try:
             match[2].encode("idna")
         except UnicodeError:
-            raise ValueError(f"{address!r}: {match[2]!r} can't be the name of a host") from None
+            raise ValueError(f"{address!r}: {match[2]!r} is not a valid host name") from None
     return match[1] or match[2], int(match[3])
 
 
@@ -64,7 +64,7 @@ def look_up(host: str, port: int, deadline: Deadline) -> list[Endpoint]:
     threading.Thread(target=resolve, name=f"lookup of {host}", daemon=True).start()
     while True:
         try:
-            result = results.get(timeout=min(deadline.check("looking up its name"), _LOOK_EVERY))
+            result = results.get(timeout=min(deadline.check("while resolving its name"), _LOOK_EVERY))
         except Empty:
             continue
         if isinstance(result, OSError):

@@ -42,7 +42,7 @@ class Batch:
     origin: int = 0
 
     def slices(self, max_count: int | None = None, max_bytes: int | None = None) -> Iterator[Batch]:
-        """Yield the batch as batches of at most so many records and bytes; one record always fits."""
+        """Yield the batch as batches of at most `max_count` records and `max_bytes`; one record always fits."""
         first, start = 0, self.origin
         view = memoryview(self.commands)
         while first < self.count:

@@ -32,11 +32,11 @@ def explain(error: Exception) -> Failure:
     if isinstance(error, SpeaksTls):
         return Failure("wants TLS: use --tls", is_transient=False)
     if isinstance(error, WrongPassword):
-        return Failure("refuses the user or the password of --auth-file", is_transient=False)
+        return Failure("does not accept the user or password in --auth-file", is_transient=False)
     if isinstance(error, ErrorReply):
         return _explain_reply(str(error))
     if isinstance(error, socket.gaierror):
-        return Failure(f"its name can't be looked up: {(error.strerror or str(error)).lower()}")
+        return Failure(f"can't resolve its name: {(error.strerror or str(error)).lower()}")
     if isinstance(error, OSError) and error.strerror:
         return Failure(error.strerror.lower())
     return Failure(str(error) or type(error).__name__)
@@ -47,5 +47,5 @@ def _explain_reply(reply: str) -> Failure:
     if "authentic" in words:
         return Failure("wants a password: use --auth-file", is_transient=False)
     if "too many open connections" in words:
-        return Failure("has too many connections already (memcached -c)")
-    return Failure(f"answers {reply}")
+        return Failure("has too many connections: raise memcached -c")
+    return Failure(f"replied {reply}")

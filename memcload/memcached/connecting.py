@@ -87,7 +87,7 @@ def connect(address: str, settings: Settings) -> Connection:
     parsed = parse_address(address)
     if isinstance(parsed, str):
         return _greet(parsed, None, settings)
-    failure = OSError(errno.EADDRNOTAVAIL, "the name means no address")
+    failure = OSError(errno.EADDRNOTAVAIL, "its name resolves to no address")
     for endpoint in look_up(*parsed, _deadline(settings)):
         try:
             return _greet(parsed, endpoint, settings)

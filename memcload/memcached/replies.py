@@ -58,7 +58,7 @@ class _LineReply(Generic[Event_co]):
             if self.is_complete and begun:
                 raise _too_many()
         if len(begun) > _MAX_LINE:
-            raise BadReply("answers with a line that does not end")
+            raise BadReply("sent a reply line without an end")
         return events
 
     def _read(self, lines: list[bytes]) -> Sequence[Event_co]:
@@ -145,7 +145,7 @@ class StatsReply(_LineReply[tuple[bytes, bytes]]):
 
     @property
     def has_begun(self) -> bool:
-        """True if the server has begun to tell its statistics."""
+        """True if the server has begun to report its statistics."""
         return self._count > 0 or self._begun.startswith(b"STAT")
 
     def _read(self, lines: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -163,7 +163,7 @@ class StatsReply(_LineReply[tuple[bytes, bytes]]):
                 raise _error(line)
         self._count += len(lines)
         if self._count > _MAX_STATS:
-            raise BadReply("answers with statistics that do not end")
+            raise BadReply("sent stats without an end")
         return stats
 
 
@@ -257,7 +257,7 @@ class _ValueParser:
             self._line += view[at : end + 1] if end >= 0 else view[at:]
             at = end + 1 if end >= 0 else len(data)
             if len(self._line) > _MAX_LINE:
-                raise BadReply("answers with a line that does not end")
+                raise BadReply("sent a reply line without an end")
             if end >= 0:
                 line = bytes(self._line).rstrip(b"\r\n")
                 self._line.clear()
@@ -325,8 +325,8 @@ def _error(line: bytes) -> Exception:
 
 
 def _nonsense(line: bytes) -> BadReply:
-    return BadReply(f"answers what makes no sense: {shown(line[:40])!r}")
+    return BadReply(f"sent a reply that is not memcached's: {shown(line[:40])!r}")
 
 
 def _too_many() -> BadReply:
-    return BadReply("answers more than it was asked")
+    return BadReply("sent more replies than requests")

@@ -81,14 +81,14 @@ def _check(device_type: str, addresses: Sequence[str], routing: RoutingName) -> 
     for address in addresses:
         place = _one_spelling(parse_address(address))
         if place in seen:
-            again = "is named twice" if seen[place] == address else f"is {seen[place]} again"
+            again = "is named twice" if seen[place] == address else f"is the same server as {seen[place]}"
             raise ValueError(f"{device_type}: {address} {again}: name each server once")
         seen[place] = address
     paths = [address for place, address in seen.items() if isinstance(place, str)]
     if routing == "ketama" and 0 < len(paths) < len(addresses):
         raise ValueError(
-            f"{device_type}: routing ketama can't have {paths[0]} among TCP servers, because pylibmc can't: "
-            "give Unix sockets only or TCP servers only"
+            f"{device_type}: --routing ketama does not mix Unix sockets ({paths[0]}) and TCP servers: "
+            "give only one kind"
         )
 
 

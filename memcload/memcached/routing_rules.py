@@ -29,14 +29,14 @@ _MASK = 0xFFFFFFFF
 _DEFAULT_PORT = 11211
 
 
-class _Lanes(NamedTuple):
+class _Row(NamedTuple):
     """Numbers side by side in one integer, in 64 bits each: no product of two 32-bit numbers reaches its neighbor."""
 
     ones: int  # a 1 in each
     mask: int  # 32 bits of each
 
 
-_ONE_LANE = _Lanes(1, _MASK)
+_ONE = _Row(1, _MASK)
 
 
 class Murmur3Prefix(NamedTuple):
@@ -57,7 +57,7 @@ def murmur3_prefix(text: bytes) -> Murmur3Prefix:
     words, rest = _words(text)
     state = 0
     for word in words:
-        state = _absorb(state, _scramble(word, _ONE_LANE), _ONE_LANE)
+        state = _mix(state, _scramble(word, _ONE), _ONE)
     return Murmur3Prefix(state, rest, len(text))
 
 
@@ -67,7 +67,7 @@ class Murmur3:
     def __init__(self, prefixes: Sequence[Murmur3Prefix]) -> None:
         self._format = struct.Struct(f"<{len(prefixes)}Q")
         ones = self._side_by_side([1] * len(prefixes))
-        self._lanes = _Lanes(ones, ones * _MASK)
+        self._row = _Row(ones, ones * _MASK)
         self._states = self._side_by_side([prefix.state for prefix in prefixes])
         self._rests = self._side_by_side([prefix.rest for prefix in prefixes])
         self._lengths = self._side_by_side([prefix.length for prefix in prefixes])
@@ -75,15 +75,15 @@ class Murmur3:
 
     def hashes(self, ending: bytes) -> tuple[int, ...]:
         """Return the hash of each prefix with an ending of at least three bytes."""
-        lanes, states, missing = self._lanes, self._states, self._missing
-        ones, mask = lanes
+        row, states, missing = self._row, self._states, self._missing
+        ones, mask = row
         if missing:
             head = int.from_bytes(ending[:missing], "little") << (32 - 8 * missing)
-            states = _absorb(states, _scramble(self._rests | head * ones, lanes), lanes)
+            states = _mix(states, _scramble(self._rests | head * ones, row), row)
         words, rest = _words(ending[missing:])
         for word in words:
-            states = _absorb(states, _scramble(word, _ONE_LANE) * ones, lanes)
-        states ^= _scramble(rest, _ONE_LANE) * ones  # no rest is 0, which changes nothing
+            states = _mix(states, _scramble(word, _ONE) * ones, row)
+        states ^= _scramble(rest, _ONE) * ones  # no rest is 0, which changes nothing
         states ^= self._lengths + len(ending) * ones
         states = ((states ^ states >> 16) & mask) * 0x85EBCA6B & mask
         states = ((states ^ states >> 13) & mask) * 0xC2B2AE35 & mask
@@ -100,14 +100,14 @@ def _words(text: bytes) -> tuple[tuple[int, ...], int]:
     return struct.unpack_from(f"<{count}I", text), int.from_bytes(text[4 * count :], "little")
 
 
-def _scramble(words: int, lanes: _Lanes) -> int:
-    words = words * 0xCC9E2D51 & lanes.mask
-    return ((words << 15 | words >> 17) & lanes.mask) * 0x1B873593 & lanes.mask
+def _scramble(words: int, row: _Row) -> int:
+    words = words * 0xCC9E2D51 & row.mask
+    return ((words << 15 | words >> 17) & row.mask) * 0x1B873593 & row.mask
 
 
-def _absorb(states: int, scrambled: int, lanes: _Lanes) -> int:
+def _mix(states: int, scrambled: int, row: _Row) -> int:
     states ^= scrambled
-    return ((states << 13 | states >> 19) & lanes.mask) * 5 + 0xE6546B64 * lanes.ones & lanes.mask
+    return ((states << 13 | states >> 19) & row.mask) * 5 + 0xE6546B64 * row.ones & row.mask
 
 
 def rendezvous_nodes(addresses: Sequence[str]) -> list[str]:

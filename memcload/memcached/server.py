@@ -13,7 +13,7 @@ ServerState = Literal["ok", "retrying", "down"]
 
 EVICTED = (b"evictions", b"extstore_objects_evicted", b"slab_reassign_evictions_nomem")
 _PROXY_STATS = b"proxy_"  # how memcached as a proxy calls some; those it tells are its own
-_MAX_DOUBTS = 2  # beyond which a server just does not count what it stores
+_MAX_UNCERTAIN = 2  # beyond which a server just does not count what it stores
 _ITEMS_PER_BUCKET = 1.5  # above which memcached doubles its hash table
 _HASH_POWERS = range(13, 33)  # that memcached takes
 
@@ -35,7 +35,7 @@ class Identity(NamedTuple):
     """Who acknowledged something. What was acknowledged is lost once the server has another identity.
 
     pid, started: of the process, which may be the same in a container that restarts within a second
-    flushes: how often the process was told to forget everything
+    flushes: how often the process was told to drop all items
     generation: how often a restart was noticed that pid and start do not show
     """
 
@@ -55,7 +55,7 @@ class Identity(NamedTuple):
 
 
 UNKNOWN = Identity()
-"""The identity of a server that does not tell its statistics."""
+"""The identity of a server that does not report its stats."""
 
 
 class Stored(NamedTuple):
@@ -81,15 +81,15 @@ class Server:
 
     Attributes:
         retries: requests that were tried again.
-        restarts: restarts that were noticed; flushes: commands to forget everything that were noticed.
+        restarts: restarts that were noticed; flushes: commands to drop all items that were noticed.
         evictions: items that were evicted during this run, over all restarts.
         identity: who answers there, as far as it is known.
-        detects_restarts: False if the server does not tell its statistics.
+        detects_restarts: False if the server does not report its stats.
         speaks_meta: whether it understands the commands of batches; None while that is not known.
         closes_at_probe: True if it closes the connection when it is asked that.
         wants_tls: whether it wants TLS, where that had to be found out.
         version: what it tells of its version.
-        stats: its statistics, when they were last asked for.
+        stats: its statistics, when it last reported them.
         items: the largest number of items that was seen.
         looking: held while a connection asks for statistics or tries what the server understands.
     """
@@ -117,7 +117,7 @@ class Server:
         self._look = 0  # counts the looks at its statistics
         self._sets = 0  # the least that `cmd_set` can be while the process is the same
         self._sets_seen = 0  # `cmd_set` at the last look
-        self._doubts = 0  # restarts in a row that `cmd_set` alone showed
+        self._uncertain_restarts = 0  # in a row: those that `cmd_set` alone showed
         self._evictions_seen = 0
         self._hash_table_before: HashTable | None = None
         self._hash_table: HashTable | None = None
@@ -147,7 +147,7 @@ class Server:
         else:
             LOG.info("%s answers again", self.label)
 
-    def forget(self, connection: object) -> None:
+    def drop(self, connection: object) -> None:
         """Take note that a connection is not used any more."""
         with self._lock:
             self._states.pop(id(connection), None)
@@ -172,17 +172,17 @@ class Server:
         return self._has_told_stats
 
     def tells_no_stats(self) -> None:
-        """Take note that the server does not tell its statistics."""
+        """Take note that the server does not report its stats."""
         if self.detects_restarts:
             self.detects_restarts = False
             LOG.warning(
-                "%s does not tell its statistics (a proxy?): a restart can't be noticed, so that done means "
-                "acknowledged and no more",
+                "%s does not report its stats (is it a proxy?): a restart would go unnoticed, "
+                'so "done" means acknowledged, no more',
                 self.label,
             )
 
     def sets_acknowledged(self) -> int:
-        """Return the least that `cmd_set` must be if statistics are asked for now and the process is the same."""
+        """Return the least that `cmd_set` must be in statistics from now on if the process is the same."""
         return self._sets
 
     def learn(self, stats: Mapping[bytes, bytes], sets: int) -> Identity | None:
@@ -220,10 +220,10 @@ class Server:
             return False
         if cmd_set >= sets:
             if sets > self._sets_seen:
-                self._doubts = 0  # it does count what it stores
+                self._uncertain_restarts = 0  # it does count what it stores
             return False
-        self._doubts += 1
-        return self._doubts <= _MAX_DOUBTS
+        self._uncertain_restarts += 1
+        return self._uncertain_restarts <= _MAX_UNCERTAIN
 
     def _count(self, before: Identity | None, now: Identity) -> None:
         if before is None or before == now:
@@ -272,7 +272,7 @@ class Server:
 
 
 def hash_power_for(items: int) -> int:
-    """Return the smallest `-o hashpower` with which a server never grows its hash table for so many items."""
+    """Return the smallest `-o hashpower` with which a server never grows its hash table for this many items."""
     return next((power for power in _HASH_POWERS if _ITEMS_PER_BUCKET * 2**power >= items), _HASH_POWERS.stop - 1)
 
 

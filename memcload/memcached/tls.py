@@ -34,11 +34,11 @@ def read_credentials(path: str) -> Credentials:
     with open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
-            raise ValueError(f"{path}: other users can read this password file: chmod 600 it")
+            raise ValueError(f"{path}: other users can read this password file: run chmod 600 on it")
         line = file.readline(1 << 16).rstrip(b"\r\n")
     user, colon, password = line.partition(b":")
     if not (user and colon and password) or any(byte <= 0x20 for byte in user):
-        raise ValueError(f"{path}: the first line of a password file is user:password")
+        raise ValueError(f"{path}: the first line of a password file must be user:password")
     return Credentials(user, password)
 
 
@@ -55,7 +55,7 @@ def make_tls_context(ca: str | None = None, cert: str | None = None, key: str | 
         ValueError: a file does not hold what it should.
     """
     if key and not cert:
-        raise ValueError("a key (--tls-key) is of no use without its certificate (--tls-cert)")
+        raise ValueError("--tls-key does nothing without --tls-cert")
     for path in (ca, cert, key):
         if path:
             with open(path, "rb"):
@@ -63,7 +63,7 @@ def make_tls_context(ca: str | None = None, cert: str | None = None, key: str | 
     try:
         context = ssl.create_default_context(cafile=ca)
     except ssl.SSLError as error:
-        raise ValueError(f"{ca}: holds no certificates in PEM format ({error.reason or error})") from error
+        raise ValueError(f"{ca}: no certificates in PEM format ({error.reason or error})") from error
     if cert:
         try:
             context.load_cert_chain(cert, key, password=_no_password)
@@ -74,7 +74,7 @@ def make_tls_context(ca: str | None = None, cert: str | None = None, key: str | 
                 why = f"no certificate and key in PEM format ({error.reason or error})"
             raise ValueError(f"{names}: {why}") from error
         except _EncryptedKey:
-            raise ValueError(f"{key or cert}: the key is encrypted; a load can't ask for its passphrase") from None
+            raise ValueError(f"{key or cert}: the key is encrypted: give one without a passphrase") from None
     return context
 
 
@@ -89,19 +89,19 @@ def _no_password() -> bytes:
 def explain_tls(error: ssl.SSLError) -> tuple[str, bool]:
     """Return what a failure of TLS means and what to do, and whether it may pass by itself."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {_explain_certificate(error)}", False
+        return f"its certificate is not trusted: {_explain_certificate(error)}", False
     reason = error.reason or ""
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
         return "does not speak TLS: leave out --tls", False
     if "CERTIFICATE_REQUIRED" in reason:
-        return "wants a certificate of its clients: use --tls-cert and --tls-key", False
+        return "requires a client certificate: use --tls-cert and --tls-key", False
     if "ALERT_UNKNOWN_CA" in reason or ("ALERT" in reason and "CERTIFICATE" in reason):
         words = reason.partition("ALERT_")[2].replace("_", " ").lower()
-        return f"refuses the certificate given by --tls-cert: {words}", False
+        return f"does not accept the certificate in --tls-cert: {words}", False
     if "HANDSHAKE_FAILURE" in reason:
-        return "refuses the TLS handshake: it may want a certificate (--tls-cert, --tls-key)", False
+        return "refused the TLS handshake: it may require a client certificate (--tls-cert, --tls-key)", False
     if "PROTOCOL_VERSION" in reason or reason in ("UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"):
-        return "speaks another version of TLS", False
+        return "supports only other versions of TLS", False
     return f"TLS failed: {reason.replace('_', ' ').lower() or error}", True
 
 
@@ -113,5 +113,5 @@ def _explain_certificate(error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code == _NOT_YET_VALID:
         return "it is not valid yet"
     if error.verify_code in _UNKNOWN_AUTHORITY:
-        return "it is signed by an unknown authority; name the right one with --tls-ca"
+        return "unknown authority; name it with --tls-ca"
     return error.verify_message

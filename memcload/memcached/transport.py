@@ -24,7 +24,7 @@ Event = TypeVar("Event")
 TLS_SEND_SIZE = 15_500
 
 _READ_SIZE = 1 << 16
-_WAIT_AT_MOST = 0.05  # seconds; a run that is cancelled shortens deadlines
+_MAX_WAIT = 0.05  # seconds; a run that is cancelled shortens deadlines
 _MAX_BUFFERS = 512  # that are sent at once; Linux and macOS take 1024
 _MAX_QUEUED = 1 << 21  # bytes of buffers that are made before they can be sent
 
@@ -90,7 +90,7 @@ class Channel:
                 events += reply.receive(data)
                 if reply.is_complete:
                     if left:
-                        raise BadReply("answers before it was asked")
+                        raise BadReply("replied before the request was complete")
                     return events
             elif data is not None:
                 raise Closed
@@ -113,7 +113,7 @@ class Channel:
         except OSError:
             return True
         if data:
-            raise BadReply("answers more than it was asked")
+            raise BadReply("sent more replies than requests")
         return data is not None
 
     def handshake(self, deadline: Deadline) -> None:
@@ -184,8 +184,8 @@ class Channel:
             self._polled = wants
         while True:
             remaining = deadline.check()
-            if self._cancel and remaining > _WAIT_AT_MOST:
-                remaining = _WAIT_AT_MOST
+            if self._cancel and remaining > _MAX_WAIT:
+                remaining = _MAX_WAIT
             if ready := self._poll.poll(math.ceil(remaining * 1000)):
                 return bool(ready[0][1] & ~select.POLLOUT)
 

@@ -43,9 +43,10 @@ def show_findings(findings: Sequence[Finding], *, as_table: bool) -> None:
         log_lines((_LEVELS[finding.kind], _in_a_line(finding)) for finding in findings)
     problems = sum(finding.kind == "problem" for finding in findings)
     if problems:
-        LOG.error("%d problem%s: a load would not end well", problems, "" if problems == 1 else "s")
+        found, them = ("problem", "it") if problems == 1 else ("problems", "them")
+        LOG.error("%d %s found: fix %s before the load", problems, found, them)
     else:
-        LOG.info("Everything is as a load needs it")
+        LOG.info("Ready to load")
 
 
 def _in_a_line(finding: Finding) -> str:

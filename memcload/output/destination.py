@@ -59,11 +59,11 @@ def why_not_written(path: str) -> str | None:
     if stat.S_ISDIR(status.st_mode):
         return "it is a directory"
     if not stat.S_ISREG(status.st_mode):
-        return None if os.access(path, os.W_OK) else "it can't be written"
+        return None if os.access(path, os.W_OK) else "it is not writable"
     directory = os.path.dirname(os.path.realpath(path))
     parent = os.stat(directory)
     if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, status.st_uid):
-        return f"it is another user's, and in the sticky directory {directory} only that user can replace it"
+        return f"another user owns it, and nobody else can replace it in the sticky directory {directory}"
     return why_not_writable(directory)
 
 
@@ -72,16 +72,16 @@ def why_not_appended(path: str) -> str | None:
     if os.path.isdir(path):
         return "it is a directory"
     if os.path.exists(path):
-        return None if os.access(path, os.W_OK) else "it can't be written"
+        return None if os.access(path, os.W_OK) else "it is not writable"
     return why_not_writable(os.path.dirname(os.path.realpath(path)))
 
 
 def why_not_writable(directory: str) -> str | None:
     """Return why no file can be made in a directory, as far as that can be known; None if one can."""
     if not os.path.isdir(directory):
-        return f"there is no directory {directory}"
+        return f"directory {directory} does not exist"
     if not os.access(directory, os.W_OK | os.X_OK):
-        return f"the directory {directory} can't be written"
+        return f"directory {directory} is not writable"
     disk = os.statvfs(directory)
     free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
     if (disk.f_blocks and not free) or (disk.f_files and not disk.f_ffree):

@@ -72,7 +72,7 @@ def show_progress(
         rows[0] = [*_bar(_done(tracked), width - _width(rows[0]), dash), *rows[0]]
         rows += _rows(_states(partitions, servers), width)
         if cancel.is_set:
-            rows += _rows([("Finishing the records in flight; once more to stop at once.", "")], width)
+            rows += _rows([("Finishing what is in flight. Press Ctrl-C again to stop at once.", "")], width)
         return Group(*(Text.assemble(*row, no_wrap=True, overflow="crop") for row in rows))
 
     live = Live(

@@ -13,7 +13,7 @@ from memcload.output.results import Results
 from memcload.records import DEVICE_TYPES
 
 _FIGURES = ("stored", "failed", "retries", "evictions", "restarts")
-_MOST_SERVERS = 20  # that have a row each, whatever became of them
+_MAX_ROWS = 20  # servers that have a row each, whatever became of them
 _NARROWEST_TABLE = 72  # characters
 
 Row = tuple[str, ...]
@@ -25,18 +25,20 @@ def summarize(results: Results, *, as_table: bool) -> None:
     A log that is a file is told in any case; then standard error is told also what to do next.
     """
     steps = next_steps(results)
+    devices = _devices(results)
     if as_table:
-        _print(_totals(results), _devices(results), steps)
+        _print(_totals(results), devices, steps)
     if not as_table or not logs_to_console():
         LOG.info("Summary: %s", "; ".join(f"{name} {value}" for name, value in _totals(results)))
-        header, *rows = _devices(results)
-        for row in rows:
-            LOG.info("Summary: %s", _in_a_line(header, row))
+        for row in devices[1:]:
+            LOG.info("Summary: %s", _in_a_line(devices[0], row))
         for step in steps:
             LOG.warning("%s", step)
 
 
 def _totals(results: Results) -> list[Row]:
+    if not results.files:
+        return [("files", "none")]
     totals = results.totals
     by_status = Counter(file.status for file in results.files)
     reasons = f" ({_counted(totals.rejected)})" if totals.rejected else ""
@@ -57,8 +59,13 @@ def _counted(counts: Counter[Any]) -> str:
 
 
 def _devices(results: Results) -> list[Row]:
-    """Return a header and a row for each server; of very many, only those that had trouble have one of their own."""
-    shows_all = len(results.partitions) <= _MOST_SERVERS
+    """Return a header and a row for each server; of very many, only those that had trouble have one of their own.
+
+    Returns nothing where there were no files.
+    """
+    if not results.files:
+        return []
+    shows_all = len(results.partitions) <= _MAX_ROWS
     rows: list[Row] = [("device type", "address", *_FIGURES)]
     for device_type in DEVICE_TYPES:
         servers = server_figures(results, device_type)
@@ -90,19 +97,19 @@ def _print(totals: Sequence[Row], devices: Sequence[Row], steps: Sequence[str]) 
     above = Table.grid(padding=(0, 2, 0, 0))
     for row in totals:
         above.add_row(*row)
-    header, *rows = devices
-    below = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for number, name in enumerate(header):
-        if number < 2:
-            below.add_column(name, overflow="fold")
-        else:
-            below.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        below.add_row(*row)
-    if terminal.console.width < _NARROWEST_TABLE:
-        terminal.console.print("", above, "", *(_in_a_line(header, row) for row in rows), "", sep="\n")
-    else:
-        terminal.console.print("", above, "", below, "", sep="\n")
+    terminal.console.print("", above, "", sep="\n")
+    if devices and terminal.console.width < _NARROWEST_TABLE:
+        terminal.console.print(*(_in_a_line(devices[0], row) for row in devices[1:]), "", sep="\n")
+    elif devices:
+        below = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for number, name in enumerate(devices[0]):
+            if number < 2:
+                below.add_column(name, overflow="fold")
+            else:
+                below.add_column(name, justify="right", no_wrap=True)
+        for row in devices[1:]:
+            below.add_row(*row)
+        terminal.console.print(below, "", sep="\n")
     if not logs_to_console():
         for step in steps:
             terminal.console.print(step, overflow="fold")

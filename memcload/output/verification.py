@@ -71,8 +71,7 @@ def log_verification(verification: Verification) -> None:
     """Log what was found."""
     for partition, found in zip(verification.partitions, verification.found, strict=False):
         LOG.info(
-            "%s %s: %d checked: %d present, %d superseded by later ones, %d missing, %d different, %d too large, "
-            "%d unanswered",
+            "%s %s: %d checked: %d present, %d superseded by later ones, %d missing, %d different, %d unanswered%s",
             partition.device_type,
             partition.server,
             found.checked,
@@ -80,8 +79,8 @@ def log_verification(verification: Verification) -> None:
             found.superseded,
             found.missing,
             found.different,
-            found.too_large,
             found.unanswered,
+            f", {found.too_large} too large" if found.too_large else "",
         )
     checked = sum(found.checked for found in verification.found)
     rate = checked / max(verification.seconds, 0.001)

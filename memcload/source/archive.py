@@ -1,7 +1,7 @@
 """Archives become the text they hold: one loop over members, streams and frames, whatever the format.
 
-A damaged archive never ends early in silence: what the format's own tool (gzip, bzip2, xz, zstd) complains of is
-reported as Damage, and what it reads without complaint is read whole. Memory is bounded whatever the archive says.
+A damaged archive never ends early in silence: what the format's own tool (gzip, bzip2, xz, zstd) warns of is
+reported as Damage, and what it reads without a warning is read whole. Memory is bounded whatever the archive says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memcload.source.decoders import Decoder
 
 _READ = 1 << 16  # bytes of the file at a time
 _CHUNK = 1 << 17  # bytes of text at a time: a moment's work, and larger ones make malloc map new pages each time
-_SALVAGED = 1 << 12  # bytes of text at a time, where it is asked for byte by byte
+_SALVAGED = 1 << 12  # bytes of text at a time, where it is decoded byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
 
 
@@ -100,7 +100,7 @@ def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Ending]:
     """Yield the text of a file, plain or an archive, in pieces of at most `size` bytes; return how it ended.
 
     A piece may be empty: there is nothing yet, but the caller gets to look whether to go on. `file` needs no more
-    than `read`. Where it can `seek`, all that can be had of a damaged member is given: the member is read twice.
+    than `read`. Where it can `seek`, all that can be decoded of a damaged member is given: the member is read twice.
 
     Raises:
         OSError: the file can't be read, or this Python lacks the library that its format needs
@@ -128,13 +128,13 @@ class _Input:
         self.position = 0
 
     def peek(self, count: int) -> bytes:
-        """Return the next bytes, at most so many, without going past them."""
+        """Return the next bytes, at most `count`, without going past them."""
         while len(self._data) - self._offset < count and (more := self._file.read(_READ)):
             self._data, self._offset = self._data[self._offset :] + more, 0
         return self._data[self._offset : self._offset + count]
 
     def take(self, count: int) -> bytes:
-        """Return the next bytes, at most so many; none at the end of the file."""
+        """Return the next bytes, at most `count`; none at the end of the file."""
         if self._offset == len(self._data):
             self._data, self._offset = self._file.read(_READ), 0
         taken = self._data[self._offset : self._offset + count]
@@ -216,10 +216,10 @@ def _decode(data: _Input, decoder: Decoder, size: int) -> Generator[bytes, None,
 def _decode_again(
     data: _Input, decoder: Decoder, size: int, attempt: _Attempt
 ) -> Generator[bytes, None, Exception | None]:
-    """Yield what else can be had of a damaged part, go behind it, and return what went wrong this time.
+    """Yield what else can be decoded of a damaged part, go behind it, and return what went wrong this time.
 
     A decoder that meets damage gives nothing of what it had read in that call. So where the damage was met, it gets
-    its input byte by byte, and is asked for its text byte by byte.
+    its input byte by byte, and gives its text byte by byte.
     """
     position = 0
     salvaged = bytearray()
@@ -265,7 +265,7 @@ def _step(data: _Input, count: int, decoder: Decoder, limit: int) -> tuple[bytes
 
 def _gap(format: _Format, data: _Input) -> Generator[bytes, None, Damage | None]:
     """Go past the padding behind a part, to the next part or the end of the file; judge what is there."""
-    subject = f"what follows the {format.name} {format.unit} that ends at byte {data.position:,}"
+    place = f"after the {format.name} {format.unit} that ends at byte {data.position:,}"
     zeros = 0
     while format.padding and (some := data.take(_READ)):
         rest = some.lstrip(b"\x00")
@@ -277,11 +277,11 @@ def _gap(format: _Format, data: _Input) -> Generator[bytes, None, Damage | None]
     head = data.peek(_CHECKED)
     if not head:
         if zeros % (format.padding or 1):
-            return Damage("truncated", f"{subject} is no whole padding")
+            return Damage("truncated", f"the padding {place} is incomplete")
         return None
     if not zeros or (format.resumes_after_padding and not zeros % format.padding):
         if format.magic.match(head):
             return None
         if format.shortest_magic.startswith(head):
-            return Damage("truncated", f"{subject} ends early")
-    return Damage("corrupt", f"{subject} is not another {format.unit}")
+            return Damage("truncated", f"the data {place} ends early")
+    return Damage("corrupt", f"the data {place} is not another {format.unit}")

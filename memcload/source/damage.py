@@ -27,7 +27,7 @@ _KINDS: dict[str, bytes] = {
     "an lzop archive": rb"\x89LZO\x00\r\n\x1a\n",
     "an lzip archive": rb"LZIP\x01",
     "an lzma archive": rb"\x5d\x00\x00.{2}(?:\xff{8}|.{5}\x00{3})",
-    "a file of compress": rb"\x1f\x9d",
+    "a compress (.Z) archive": rb"\x1f\x9d",
     "a snappy archive": rb"\xff\x06\x00\x00sNaPpY",
     "a Parquet file": rb"PAR1",
     "an Avro file": rb"Obj\x01",
@@ -56,5 +56,5 @@ def binary(head: bytes) -> Damage | None:
     controls = len(head) - len(head.translate(None, _CONTROLS))
     first_line = head.partition(b"\n")[0]
     if controls > len(head) * _FEW and first_line.translate(None, _CONTROLS) != first_line:
-        return Damage("unsupported", f"it begins neither as text nor as an archive does: {_READABLE}")
+        return Damage("unsupported", f"it is neither text nor a known archive: {_READABLE}")
     return None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from memcload.cancel import Cancel
 from memcload.log import LOG
-from memcload.source.source import DirectoryHeld
+from memcload.source.holding import DirectoryHeld
 from memcload.source.store import Store
 from memcload.source.store_errors import Conflict, Stopped
 

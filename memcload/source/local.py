@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
 
 from memcload.source import linux
+from memcload.source.holding import hold
 from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
-from memcload.source.source import DirectoryHeld, NoLocks
 
 
 class LocalFile(InputFile):
@@ -23,12 +22,17 @@ class LocalFile(InputFile):
 
     def __init__(self, path: str) -> None:
         # O_NONBLOCK: opening a pipe that matches the pattern must not wait for its writer
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP and os.path.islink(path):
+                raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed", path) from None
+            raise
         file = os.fdopen(descriptor, "rb", buffering=0)
         self.stat = os.fstat(descriptor)
         if not stat.S_ISREG(self.stat.st_mode):
             file.close()
-            raise OSError(None, "not a regular file", path)
+            raise OSError(None, "it is not a regular file", path)
         super().__init__(path, file, self.stat.st_size)
 
     @property
@@ -109,8 +113,7 @@ class LocalSource:
     def lock(self) -> Iterator[set[str]]:
         """Hold the directories of the files for as long as the context lasts, and give their names.
 
-        The hold is an advisory lock on each directory itself: it leaves no file behind and goes with the process,
-        however that ends. Find the files again then: the run that held a directory until now has renamed some.
+        Find the files again then: the run that held a directory until now has renamed some.
 
         Raises:
             DirectoryHeld: another run holds one of them
@@ -118,14 +121,12 @@ class LocalSource:
             OSError: one of them can't be opened
         """
         directories = {os.path.dirname(path) for path in self.find()}
-        with contextlib.ExitStack() as stack:
-            for directory in sorted(directories):
-                descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, descriptor)
-                _lock(descriptor, directory or ".")
+        with hold(directories):
             self._held = directories
-            stack.callback(setattr, self, "_held", None)
-            yield directories
+            try:
+                yield directories
+            finally:
+                self._held = None
 
     def size_of(self, paths: Sequence[str]) -> int:
         """Return how large these files are together, as far as that can be known."""
@@ -154,18 +155,18 @@ class LocalSource:
             return None  # and keeps its name
         directory = os.path.dirname(path) or "."
         if not os.access(directory, os.W_OK | os.X_OK):
-            return f"it could not be renamed: the directory {directory} can't be written"
+            return f"directory {directory} is not writable"
         try:
             parent, own = os.stat(directory), os.lstat(path)
             if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, own.st_uid):
-                return f"it could not be renamed: in the sticky directory {directory}, only its owner may do that"
+                return f"only its owner may rename it in the sticky directory {directory}"
             free_name(_dotted(path))
         except FileNotFoundError:
             return None  # gone: whoever opens it will see
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                return "it could not be renamed: its name is too long to get a dot; give it a shorter one"
-            return f"it could not be renamed: {error.strerror}"
+                return "its name is too long for a dot in front of it; give it a shorter one"
+            return f"{error.strerror}"
         return None
 
     def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str:
@@ -190,17 +191,3 @@ def set_aside(path: str) -> str:
 def _dotted(path: str) -> str:
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}")
-
-
-def _lock(descriptor: int, directory: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        process = linux.lock_holder(descriptor)
-        holder = f"process {process}" if process else "another process"
-        raise DirectoryHeld(f"{directory}: {holder} is loading it; try again later") from None
-    except OSError as error:
-        raise NoLocks(
-            f"{directory}: its file system has no locks ({error.strerror}), and without one two runs could load it at "
-            "once; move the logs to a directory on a local disk and load them there"
-        ) from None

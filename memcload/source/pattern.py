@@ -7,6 +7,7 @@ import glob
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 
 
@@ -23,7 +24,8 @@ def check_pattern(pattern: str) -> None:
     """Raise PatternError where the part of a pattern that is no pattern does not exist, can't be read or is wrong."""
     if os.path.isdir(pattern) or pattern.endswith(os.sep):
         directory = pattern.rstrip(os.sep) or os.sep
-        raise PatternError(f"{pattern} is a directory; to load the files in it, use {os.path.join(directory, '*')}")
+        inside = shlex.quote(os.path.join(directory, "*"))
+        raise PatternError(f"{pattern} is a directory; to load the files in it, use --pattern {inside}")
     directory = os.path.dirname(pattern)
     while glob.has_magic(directory):
         directory = os.path.dirname(directory)
@@ -35,7 +37,11 @@ def check_pattern(pattern: str) -> None:
         if not glob.has_magic(pattern) and not os.path.lexists(pattern) and not _was_done(pattern):
             raise FileNotFoundError(None, "No such file", pattern)
     except OSError as error:
-        raise PatternError(f"{error.filename}: {error.strerror}; check the pattern {pattern}") from None
+        if isinstance(error, PermissionError):
+            advice = f"so {pattern} can't be searched: let this user read it"
+        else:
+            advice = f"so nothing matches {pattern}: name the logs with --pattern 'DIR/*.tsv.gz'"
+        raise PatternError(f"{error.filename}: {error.strerror}, {advice}") from None
 
 
 def _was_done(path: str) -> bool:

@@ -68,7 +68,7 @@ class Rejects:
         return target
 
     def close(self) -> None:
-        """Forget everything."""
+        """Discard what was not saved."""
         self._latest.clear()
         self._kept = 0
         if self._temporary is not None:

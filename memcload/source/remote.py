@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from memcload.cancel import Cancel
 from memcload.log import LOG
+from memcload.source.holding import NoLocks
 from memcload.source.lease import NAME as LEASE_NAME
 from memcload.source.lease import Lease
 from memcload.source.listing import Listing
@@ -26,7 +27,6 @@ from memcload.source.pattern import PatternError, in_order, is_done
 from memcload.source.readahead import ReadAhead
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
-from memcload.source.source import NoLocks
 from memcload.source.store import Call, Entry, Store
 from memcload.source.store_errors import Conflict, Stopped
 
@@ -158,8 +158,6 @@ class RemoteSource:
             listing.check()
             matching = list(listing.files(listing.name_pattern))
             dotted = list(listing.files(".*")) if self._with_done else []
-        except Stopped:
-            raise
         except OSError as error:
             raise PatternError(f"{error.filename}: {error.strerror}") from None
         found = in_order(matching, dotted, listing.name_pattern, with_named=self._with_named or self._with_done)
@@ -268,7 +266,7 @@ class RemoteSource:
             return self._stuck[path]
         key = path.partition("://")[2].partition("/")[2]
         if len(key.encode("utf-8", "surrogateescape")) + _LONGEST_SUFFIX > _LONGEST_KEY:
-            return "it could not be renamed: its name is too long to get a dot; give it a shorter one"
+            return "its name is too long for a dot in front of it; give it a shorter one"
         return None
 
     def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str | None:

@@ -10,14 +10,6 @@ from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
 
 
-class DirectoryHeld(Exception):
-    """Another run holds the directory; the message names both."""
-
-
-class NoLocks(Exception):
-    """The file system of a directory has no locks; the message names the directory and what to do."""
-
-
 class Source(Protocol):
     """The files that a pattern matches. What can't be done raises OSError, with the cause in its strerror."""
 

@@ -42,9 +42,9 @@ def kind(damage: Damage | None) -> str | None:
 def agrees_with_tool(format: str, content: bytes) -> tuple[bytes, str | None]:
     """Read an archive; make sure that its tool has the same opinion of it."""
     text, damage = read(content)
-    expected, complains = tool(format, content)
-    assert complains == (damage is not None)
-    if not complains:
+    expected, warns = tool(format, content)
+    assert warns == (damage is not None)
+    if not warns:
         assert text == expected
     return text, kind(damage)
 

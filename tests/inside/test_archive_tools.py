@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 
 def tool(format: str, content: bytes) -> tuple[bytes, bool]:
-    """Return what the format's own tool reads, and whether it complains."""
+    """Return what the format's own tool reads, and whether it warns of something."""
     command = [TOOLS[format], "-dc"]
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
@@ -134,7 +134,7 @@ def flipped(content: bytes, place: int, change: int) -> bytes:
     st.sampled_from(["anywhere", "between", "after", "beginning", "ending"]),
     st.sampled_from([MIB, 5000, 100]),
 )
-def test_what_the_tool_complains_of_is_damaged_and_nothing_else(
+def test_what_the_tool_warns_of_is_damaged_and_nothing_else(
     format: str, damage: str, seed: int, where: str, size: int
 ) -> None:
     draw = random.Random(seed)
@@ -159,9 +159,9 @@ def test_what_the_tool_complains_of_is_damaged_and_nothing_else(
     assume(b"\x1f\x9e" not in content)  # gzip knows this older magic, too, but who has such files?
     event(f"{format} {damage}")
     text, verdict = read(content, size)
-    expected, complains = tool(format, content)
-    assert (verdict is not None) == complains
-    if complains:
+    expected, warns = tool(format, content)
+    assert (verdict is not None) == warns
+    if warns:
         assert text.startswith(next(text for end, text in reversed(whole_before) if end <= place))
         if format != "gz":  # gzip reads on over nonsense, until the checksum tells it
             assert text.startswith(expected[:-273])  # the last match, of bytes that are wrong, may be lost

@@ -104,8 +104,8 @@ def test_without_numba_auto_says_so_once_and_compiled_is_an_error(
     monkeypatch.setitem(sys.modules, module, None)
     assert (chosen("auto"), chosen("python")) == ("PythonEncoder",) * 2
     assert log.messages == [
-        "The compiled engine can't be used (Numba is not installed (pip install -r requirements-fast.txt)): "
-        "loading with --engine python, many times slower"
+        "The compiled engine can't be used (Numba is not installed: pip install -r requirements.txt): "
+        "using --engine python, which is many times slower"
     ]
     with pytest.raises(EngineError, match=r"^the compiled engine can't be used: Numba is not installed"):
         chosen("compiled")
@@ -121,7 +121,7 @@ def test_where_numba_can_not_compile_python_takes_over(
     monkeypatch.setattr(build, "object_code", fail)
     assert chosen("auto", LARGE) == "PythonEncoder"
     assert log.messages == [
-        "The compiled engine can't be used (no such processor): loading with --engine python, many times slower"
+        "The compiled engine can't be used (no such processor): using --engine python, which is many times slower"
     ]
     with pytest.raises(EngineError, match=r"^the compiled engine can't be used: no such processor$"):
         chosen("compiled")
@@ -203,7 +203,9 @@ def test_where_nothing_can_be_written_it_is_compiled_for_each_run(
     cache.touch()
     assert (chosen("auto", LARGE), chosen("auto")) == ("CompiledEncoder", "PythonEncoder")
     (line,) = log.messages
-    assert line.endswith("for this run only: no directory for it can be written. Set NUMBA_CACHE_DIR to one that can")
+    assert line.endswith(
+        ", for this run only, because no cache directory is writable: set NUMBA_CACHE_DIR to one that is"
+    )
 
 
 RUN = """

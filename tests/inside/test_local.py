@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from memcload.source import linux
+from memcload.source.holding import DirectoryHeld, NoLocks
 from memcload.source.local import LocalFile, LocalSource, dot_rename, set_aside
 from memcload.source.names import claim_name, free_name
 from memcload.source.pattern import PatternError, find_files, is_done
-from memcload.source.source import DirectoryHeld, NoLocks
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 NOBODY = 65534
@@ -186,7 +186,7 @@ def test_a_fixed_part_that_does_not_exist_is_an_error(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["x", "x/", "./x", "x/y/"])
 def test_a_directory_is_an_error_that_says_what_to_do(pattern: str) -> None:
     touch("x/y/a.gz")
-    with pytest.raises(PatternError, match=r"is a directory; .*use .*\*"):
+    with pytest.raises(PatternError, match=r"is a directory; .*use --pattern .*\*"):
         LocalSource(pattern).find()
 
 
@@ -543,8 +543,8 @@ def test_a_directory_that_can_not_be_written_is_known_before() -> None:
         os.chmod("x", 0o500)
         return before, why_not("x/a")
 
-    assert as_nobody(ask) == str((None, "it could not be renamed: the directory x can't be written"))
-    assert "/proc/self can't be written" in str(why_not("/proc/self/status"))
+    assert as_nobody(ask) == str((None, "directory x is not writable"))
+    assert "/proc/self is not writable" in str(why_not("/proc/self/status"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a directory of another user is needed")

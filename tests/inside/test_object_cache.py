@@ -103,7 +103,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "another format": lambda path: path.write_bytes(path.read_bytes().replace(b"memcload", b"memcloud", 1)),
     "a link": link_to_a_good_one,
     "a pipe": replace_by(os.mkfifo),
-    "others may write it": lambda path: path.chmod(0o622),
+    "others can write to it": lambda path: path.chmod(0o622),
 }
 
 

@@ -36,7 +36,7 @@ def parse(*arguments: str) -> ParallelOptions:
     return parse_options(arguments, "Loads.", ParallelOptions)
 
 
-def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str], kind: type[Options] = ParallelOptions) -> str:
+def usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str], kind: type[Options] = ParallelOptions) -> str:
     """Return the one line that wrong usage leaves on standard error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
@@ -203,43 +203,43 @@ WRONG = {
 def test_a_wrong_value_is_told_in_one_line_that_names_the_option(
     name: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"argument {name}: " in complaint([f"{name}={value}"], capsys)
+    assert f"argument {name}: " in usage_error([f"{name}={value}"], capsys)
 
 
 @pytest.mark.parametrize("name", [*WRONG, "--pattern", "--log", "--report", "--metrics", "--tls-ca", "--auth-file"])
 def test_a_missing_value_is_told_in_one_line_that_names_the_option(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert re.search(rf"argument (-\w/)?{name}: expected one argument", complaint([name], capsys))
+    assert re.search(rf"argument (-\w/)?{name}: expected one argument", usage_error([name], capsys))
 
 
 @pytest.mark.parametrize("name", ["--pattern", "--log", "--report", "--metrics", "--tls-ca", "--auth-file"])
 def test_an_empty_value_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"{name}: its value is empty" in complaint([f"{name}="], capsys)
+    assert f"{name}: the value is empty" in usage_error([f"{name}="], capsys)
 
 
 @pytest.mark.parametrize("argument", ["--nonsense", "-x", "--work=3", "--dr", "--none\nsense", "--"])
 def test_an_unknown_option_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert argument[:6] in complaint([argument, "a.gz"], capsys)
+    assert argument[:6] in usage_error([argument, "a.gz"], capsys)
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("--worker=3", "--workers"), ("--max-eror-rate", "--max-error-rate")])
 def test_an_unknown_option_is_told_with_the_one_that_was_meant(
     wrong: str, right: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"did you mean {right}?" in complaint([wrong], capsys)
+    assert f"did you mean {right}?" in usage_error([wrong], capsys)
 
 
 @pytest.mark.parametrize("arguments", [["a.gz"], ["--pattern", "a.gz", "b.gz"], ["--dry", "/logs/a", "b"], ["--", "a"]])
 def test_a_list_of_files_is_told_as_such(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    said = complaint(arguments, capsys)
-    assert "--pattern takes one pattern and no list of files" in said
+    said = usage_error(arguments, capsys)
+    assert "--pattern takes one pattern, not a list of files" in said
     assert "quotes" in said
 
 
 @pytest.mark.parametrize("arguments", [["--only", "idfa", "gaid"], ["--idfa", "a:1,", "b:1"], ["--idfa", "a:1", "b:1"]])
 def test_a_list_with_spaces_is_told_as_such(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert re.search("without spaces|not an address", complaint(arguments, capsys))
+    assert re.search("without spaces|not an address", usage_error(arguments, capsys))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_list_with_spaces_is_told_as_such(arguments: list[str], capsys: pytest
     ],
 )
 def test_what_can_not_be_meant_is_refused(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = complaint(arguments, capsys)
+    said = usage_error(arguments, capsys)
     assert arguments[0] in said or "--tls" in said
     assert named in said
 
@@ -283,7 +283,7 @@ def test_what_makes_sense_is_accepted(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["--workers", "--queue-size", "--block-size", "--engine"])
 def test_the_reference_loader_has_no_options_for_threads(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert name in complaint([name, "1"], capsys, Options)
+    assert name in usage_error([name, "1"], capsys, Options)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -294,7 +294,7 @@ def test_any_value_is_either_taken_or_told_in_one_line(
     try:
         parse(f"{name}={value}")
     except SystemExit:
-        assert name in complaint([f"{name}={value}"], capsys)
+        assert name in usage_error([f"{name}={value}"], capsys)
 
 
 # --- the environment ----------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_a_wrong_variable_is_named(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(f"MEMC_LOAD_{name}", value)
-    assert f"MEMC_LOAD_{name}: " in complaint([], capsys)
+    assert f"MEMC_LOAD_{name}: " in usage_error([], capsys)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -390,9 +390,9 @@ def test_a_variable_that_means_no_option_is_refused_with_the_nearest(
     name: str, nearest: str, kind: type[Options], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(f"MEMC_LOAD_{name}", "secret")
-    said = complaint([], capsys, kind)
+    said = usage_error([], capsys, kind)
     assert said.count("MEMC_LOAD_") == 2
-    assert re.search(rf"the nearest is MEMC_LOAD_{nearest}", said)
+    assert re.search(rf"unknown environment variable .*; did you mean MEMC_LOAD_{nearest}", said)
     assert "secret" not in said
 
 

@@ -6,7 +6,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,13 @@ class NotingSink:
         self.requests: dict[str, list[list[tuple[bytes, bytes]]]] = {name: [] for name in DEVICE_TYPES}
         self._answer = answer or (lambda partition, count: Delivery(answered=count))
 
-    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> Delivery:
+    def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> list[Delivery]:
         assert len(batches) == len(files)
         records = [record for batch in batches for record in batch.records()]
         self.requests[partition.device_type].append(records)
-        return self._answer(partition, len(records))
+        delivery = self._answer(partition, len(records))
+        ends = accumulate(batch.count for batch in batches)
+        return [delivery.share(end - batch.count, batch.count) for batch, end in zip(batches, ends, strict=True)]
 
     def keys(self, device_type: str) -> list[bytes]:
         return [key for request in self.requests[device_type] for key, _ in request]
@@ -192,7 +195,7 @@ def test_nothing_is_begun_once_the_run_is_cancelled() -> None:
 
 @pytest.mark.parametrize("where", ["sink", "encoder"])
 def test_an_error_in_a_thread_ends_the_run(where: str) -> None:
-    def fail(*_: object) -> Delivery:
+    def fail(*_: object) -> Any:
         raise ValueError("broken")
 
     class Broken(PythonEncoder):

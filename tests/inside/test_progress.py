@@ -134,7 +134,7 @@ def test_log_lines_above_it_break_between_words() -> None:
 
 
 def test_the_end_of_a_cancelled_load_is_announced() -> None:
-    assert "Finishing the records in flight; once more to stop at once." in show().rows
+    assert "Finishing what is in flight. Press Ctrl-C again to stop at once." in show().rows
 
 
 def test_it_is_shown_once_a_second_at_most() -> None:

@@ -30,7 +30,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MIB = 1 << 20
 LINES = b"".join(b"idfa\t%d\t67.78\t-22.80\t7942,%d\n" % (number * 7919, number) for number in range(300))
 
@@ -74,7 +74,7 @@ def ended(data: bytes) -> bytes:
 SHORT_LINES = st.lists(st.sampled_from([b"\n", b"\r", b"\t", b"a", b"bc", b"\x00", b"\x1f\x8b", b"idfa"])).map(b"".join)
 
 
-@settings(PATIENT, max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(
     st.lists(SHORT_LINES, min_size=1, max_size=3),
     st.integers(1, 40) | st.just(MIB),
@@ -162,7 +162,7 @@ WHICH = st.integers(0, len(PACKED) - 1)
 SIZES = st.sampled_from([MIB, 5000, 100, 1])
 
 
-@settings(PATIENT, max_examples=150)
+@settings(UNHURRIED, max_examples=150)
 @given(WHICH, st.integers(2), SIZES)
 @example(0, 62, MIB)
 @example(3, 200, MIB)
@@ -175,7 +175,7 @@ def test_a_truncated_file_gives_what_can_be_read(file: Path, which: int, length:
     assert read(file, content, size) == (readable(content), "truncated")
 
 
-@settings(PATIENT, max_examples=150)
+@settings(UNHURRIED, max_examples=150)
 @given(WHICH, st.integers(2), st.integers(1, 255), SIZES)
 def test_a_corrupt_file_gives_what_can_be_read(file: Path, which: int, place: int, change: int, size: int) -> None:
     spoiled = bytearray(PACKED[which])
@@ -283,7 +283,7 @@ def test_no_more_is_kept_of_a_long_line_than_tells_that_it_is_too_long(file: Pat
 
 
 def members(piece: bytes, count: int) -> Iterator[bytes]:
-    """Yield the bytes of a gzip file that holds a piece so many times."""
+    """Yield the bytes of a gzip file that holds a piece many times."""
     packed = zlib.compressobj(1, wbits=31)
     for _ in range(count):
         yield packed.compress(piece)
@@ -332,7 +332,7 @@ OTHER_KINDS = {
     "an lzop archive": b"\x89LZO\x00\r\n\x1a\n\x10\x40" + LINES,
     "an lzip archive": b"LZIP\x01\x0c" + LINES,
     "an lzma archive": lzma.compress(LINES, lzma.FORMAT_ALONE),
-    "a file of compress": b"\x1f\x9d\x90" + LINES,
+    "a compress (.Z) archive": b"\x1f\x9d\x90" + LINES,
     "UTF-16 text": LINES.decode().encode("utf-16"),
     "UTF-32 text": LINES.decode().encode("utf-32"),
 }
@@ -417,7 +417,7 @@ def open_descriptors() -> int:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors can't be counted here")
 @pytest.mark.parametrize("content", [LINES, b"", gzip.compress(LINES), gzip.compress(LINES)[:-9], b"PK\x03\x04"])
-def test_a_file_is_closed_as_soon_as_it_is_read_or_given_up(file: Path, content: bytes) -> None:
+def test_a_file_is_closed_as_soon_as_it_is_read_or_abandoned(file: Path, content: bytes) -> None:
     before = open_descriptors()
     file.write_bytes(content)
     opened = LocalFile(str(file))

@@ -24,7 +24,7 @@ from memcload.records import (
 
 GOOD = b"idfa\te7e1a50c0ec2747ca56cd9e1558c0d7c\t67.7835424444\t-22.8044005471\t7942,8519,4232"
 MIB = 1 << 20
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def reason(line: bytes) -> str:
@@ -174,7 +174,7 @@ def test_nothing_else_is_a_coordinate(text: bytes, column: int) -> None:
     assert reason(with_column(column, text)) == "coordinates"
 
 
-@PATIENT
+@UNHURRIED
 @given(st.floats(allow_nan=False, allow_infinity=False))
 @example(-0.0)
 def test_a_printed_double_is_read_back_with_the_same_bits(number: float) -> None:
@@ -183,7 +183,7 @@ def test_a_printed_double_is_read_back_with_the_same_bits(number: float) -> None
 
 
 @given(st.from_regex(r"\A[+-]?([0-9]{1,19}\.?[0-9]{0,19}|\.[0-9]{1,19})([eE][+-]?[0-9]{1,3})?\Z"))
-@settings(PATIENT, max_examples=50)
+@settings(UNHURRIED, max_examples=50)
 def test_a_decimal_of_any_shape_has_the_bits_of_float(text: str) -> None:
     line = with_column(3, text.encode())
     if math.isfinite(float(text)):
@@ -406,7 +406,7 @@ NEAR_LINES = st.one_of(
 )
 
 
-@settings(PATIENT, max_examples=400)
+@settings(UNHURRIED, max_examples=400)
 @given(
     st.one_of(
         NEAR_LINES, NEAR_LINES, st.binary(), st.lists(st.binary(max_size=5), min_size=5, max_size=5).map(b"\t".join)
@@ -426,7 +426,7 @@ def test_the_value_is_the_one_of_the_protobuf_library() -> None:
     assert serialize(record) == value
 
 
-@PATIENT
+@UNHURRIED
 @given(
     st.lists(st.integers(0, 4294967295) | st.integers(0, 10_001), min_size=1),
     st.floats(allow_nan=False, allow_infinity=False),
@@ -440,7 +440,7 @@ def test_the_value_of_any_record_is_the_one_of_the_protobuf_library(apps: list[i
     assert (list(message.apps), bits(message.lat), bits(message.lon)) == (apps, bits(lat), bits(lon))
 
 
-@settings(PATIENT, max_examples=50)
+@settings(UNHURRIED, max_examples=50)
 @given(NEAR_RECORDS)
 def test_what_is_stored_reads_back_as_what_the_line_says(line: bytes) -> None:
     if not reason(line):

@@ -15,10 +15,10 @@ fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: see requ
 from memcload.cancel import Cancel  # noqa: E402
 from memcload.counts import Reject  # noqa: E402
 from memcload.source import lease, store  # noqa: E402
+from memcload.source.holding import DirectoryHeld  # noqa: E402
 from memcload.source.lease import Lease  # noqa: E402
 from memcload.source.pattern import PatternError  # noqa: E402
 from memcload.source.remote import RemoteSource  # noqa: E402
-from memcload.source.source import DirectoryHeld  # noqa: E402
 from memcload.source.store import Store  # noqa: E402
 from memcload.source.store_errors import Stopped, explained  # noqa: E402
 

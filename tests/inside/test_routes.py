@@ -19,7 +19,7 @@ from memcload.memcached.routing import Router
 from memcload.memcached.routing_rules import ROUTING_NAMES, RoutingName
 from memcload.records import DEVICE_TYPES, MAX_KEY_LENGTH
 
-numba = pytest.importorskip("numba", reason="numba is not installed: see requirements-fast.txt")
+numba = pytest.importorskip("numba", reason="numba is not installed: see requirements.txt")
 
 Run = Callable[[bytes, int, int, int, Any], int]
 

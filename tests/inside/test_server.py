@@ -260,7 +260,7 @@ def test_a_server_that_does_not_count_sets_has_not_restarted_for_ever() -> None:
 @pytest.mark.parametrize(
     "stats", [{}, {b"pid": b"1"}, {**STATS, b"pid": b"x"}, {**STATS, b"proxy_conn_requests": b"1"}, {b"time": b"1"}]
 )
-def test_statistics_that_do_not_say_who_tells_them_are_none(stats: dict[bytes, bytes]) -> None:
+def test_stats_that_do_not_say_whose_they_are_are_none(stats: dict[bytes, bytes]) -> None:
     assert Server("127.0.0.1:1").learn(stats, 0) is None
 
 
@@ -383,7 +383,7 @@ def test_what_makes_a_proxy_close_its_connection_is_not_done_twice(
             client.close()
         assert (front_end.seen[b"stats"], front_end.seen[b"ms"]) == (1, 1)
         assert (server.retries, server.restarts, server.detects_restarts) == (0, 0, False)
-    assert [message for message in log.messages if "statistics" in message] == log.messages
+    assert [message for message in log.messages if "does not report its stats" in message] == log.messages
     assert len(log.messages) == 1
 
 
@@ -441,7 +441,7 @@ def test_a_memcached_that_closes_idle_connections_has_not_restarted() -> None:
         assert client.server.retries == 0
 
 
-def test_a_proxy_that_tells_no_statistics_hides_restarts(memcached: MemcachedServer) -> None:
+def test_a_proxy_that_reports_no_stats_hides_restarts(memcached: MemcachedServer) -> None:
     with Peer(NoStats(memcached.address)) as peer, closing(MemcacheClient(peer.address)) as client:
         before = client.store([make_batch(RECORDS)]).identity
         memcached.restart()
@@ -494,7 +494,7 @@ def test_half_a_reply_to_a_probe_is_a_broken_connection_and_no_sign_of_a_proxy(m
             assert (client.server.speaks_meta, client.server.detects_restarts) == (True, True)
 
 
-def test_a_server_that_has_told_its_statistics_once_is_not_believed_to_tell_none(memcached: MemcachedServer) -> None:
+def test_a_server_that_has_reported_its_stats_once_is_not_believed_to_have_none(memcached: MemcachedServer) -> None:
     class Breaking(FrontEnd):
         def answer(self, word: bytes, words: list[bytes], line: bytes) -> bytes | None:
             return b"ERROR\r\n" if word == b"stats" and self.seen[b"stats"] in (2, 3) else None
@@ -509,11 +509,11 @@ def test_a_server_that_has_told_its_statistics_once_is_not_believed_to_tell_none
 @pytest.mark.parametrize(
     ("reply", "cause"),
     [
-        (b"ERROR\r\n", "answers ERROR"),
-        (b"ERROR Too many open connections\r\n", "has too many connections already (memcached -c)"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "answers what makes no sense: 'SSH-2.0-OpenSSH_9.2'"),
-        (b"x" * 5000, "answers with a line that does not end"),
-        (b"VERSION 1\r\nVERSION 1\r\n", "answers more than it was asked"),
+        (b"ERROR\r\n", "replied ERROR"),
+        (b"ERROR Too many open connections\r\n", "has too many connections: raise memcached -c"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "sent a reply that is not memcached's: 'SSH-2.0-OpenSSH_9.2'"),
+        (b"x" * 5000, "sent a reply line without an end"),
+        (b"VERSION 1\r\nVERSION 1\r\n", "sent more replies than requests"),
         (b"CLIENT_ERROR unauthenticated\r\n", "wants a password: use --auth-file"),
     ],
 )

@@ -19,7 +19,7 @@ from memcload.output.summary import summarize
 from tests.inside.results import make_file, make_results
 
 FAILED = Verdict("pending", "records_failed", "69 of its records failed: idfa host1:1: refused", holds_back=True)
-LATER = Verdict("pending", "earlier_file_pending", "/a, which comes before it, is pending", holds_back=True)
+LATER = Verdict("pending", "earlier_file_pending", "an earlier file, /a, is pending", holds_back=True)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_of_very_many_servers_those_with_trouble_have_a_row() -> None:
 
 
 def test_an_address_is_shown_as_it_is() -> None:
-    results = make_results()
+    results = make_results(1, [make_file()])
     partition = results.partitions[0]._replace(server="unix:/run/[bold]:bomb:")
     results.partitions[0] = partition  # type: ignore[index]
     results.servers[partition.server] = results.servers["host1:1"]  # type: ignore[index]
@@ -115,13 +115,13 @@ def test_without_a_table_it_is_logged() -> None:
     )
     assert len(devices) == 4
     assert reason == f"W /b is pending: {FAILED.detail}"
-    assert step == "W 1 file is pending: see above for why, then run again"
+    assert step == "W 1 file is pending: run again"
 
 
 def test_with_a_log_file_both_get_it(tmp_path: Path) -> None:
     rows = summary(busy(), tmp_path / "log")
     logged = [line[22:] for line in (tmp_path / "log").read_text().splitlines()]
-    assert rows[-1] == "1 file is pending: see above for why, then run again"
+    assert rows[-1] == "1 file is pending: run again"
     assert logged[-1] == f"W {rows[-1]}"
     assert logged[0].startswith("I Summary: files 1 done, 1 pending;")
 
@@ -135,7 +135,7 @@ def test_with_a_log_file_alone_the_console_gets_nothing(tmp_path: Path) -> None:
 
 def test_after_a_good_run_there_is_nothing_to_do() -> None:
     assert next_steps(make_results(3, [make_file(stored=1000)])) == []
-    only = Verdict("pending", "partly_loaded", "loaded for idfa only")
+    only = Verdict("pending", "partly_loaded", "only idfa records were loaded (--only)")
     assert next_steps(make_results(1, [make_file("/a", only), make_file("/b", Verdict("dry"))])) == []
 
 
@@ -158,7 +158,7 @@ def test_pending_files_wait_for_the_servers_that_are_down(states: dict[str, Serv
 
 
 def test_a_done_file_that_is_pending_again_needs_again() -> None:
-    assert next_steps(make_results(1, [make_file("/.a", FAILED)]))[-1].endswith("then run again with --again")
+    assert next_steps(make_results(1, [make_file("/.a", FAILED)]))[-1].endswith("pending: run again with --again")
 
 
 def test_the_first_reasons_are_enough() -> None:
@@ -168,22 +168,48 @@ def test_the_first_reasons_are_enough() -> None:
 
 
 def test_damaged_files_errors_and_rejects_are_told_apart() -> None:
-    files = [make_file(verdict=Verdict("damaged")), make_file(verdict=Verdict("error")), make_file(rejected=1)]
+    files = [make_file(verdict=Verdict("damaged")), make_file(verdict=Verdict("error"))]
+    files += [make_file(verdict=Verdict("error", "rename_failed")), make_file(rejected=1)]
     assert [step.split(":")[0] for step in next_steps(make_results(1, files))] == [
-        "1 file with status damaged",
-        "1 file with status error",
-        "1 file with too many rejected lines",
+        "1 file is damaged",
+        "1 file could not be loaded",
+        "1 file could not be renamed after the load",
+        "1 file has too many rejected lines",
     ]
 
 
-def test_evictions_are_told_with_what_to_do() -> None:
+def test_a_young_file_waits_for_the_next_run() -> None:
+    young = Verdict("pending", "still_being_written", "it is probably still being written", holds_back=True)
+    assert next_steps(make_results(1, [make_file("/a", young), make_file("/b", LATER)])) == [
+        "/a is pending: it is probably still being written",
+        "2 files are pending: the next run will try again",
+    ]
+    mixed = [make_file("/a", young), make_file("/b", FAILED)]
+    assert next_steps(make_results(1, mixed))[-1] == "2 files are pending: run again"
+    assert next_steps(make_results(1, [make_file("/.a", young)]))[-1] == "1 file is pending: run again with --again"
+
+
+def test_only_rejected_lines_that_were_saved_are_to_be_looked_at() -> None:
+    files = [make_file(rejected=1) for _ in range(3)]
+    files[0].rejects_saved_as = "/logs/.a.gz.rejects.tsv"
+    assert next_steps(make_results(1, files)) == [
+        "1 file has too many rejected lines: look at its .rejects.tsv file",
+        "2 files have too many rejected lines: the log shows the first few; --max-error-rate allows more",
+    ]
+
+
+def test_without_files_there_are_no_zeros() -> None:
+    assert summary(make_results()) == ["files  none"]
+    assert summary(make_results(), as_table=False) == ["I Summary: files none"]
+
+
+def test_evictions_are_told_server_by_server_with_what_to_do() -> None:
     results = make_results(2)
     results.servers["host1:1"].evictions = 70_910
-    (one,) = next_steps(results)
-    assert one.startswith("host1:1 evicted 70,910 items: its data does not fit its memory")
     results.servers["host2:1"].evictions = 1
-    (two,) = next_steps(results)
-    assert two.startswith("host1:1 and host2:1 evicted 70,911 items: their data does not fit their memory")
+    one, other = next_steps(results)
+    assert "host1:1 evicted 70910 items during this run: the data does not fit its memory (memcached -m)" in one
+    assert "host2:1 evicted 1 items" in other
 
 
 def test_hash_tables_that_grew_are_told_with_the_option_that_spares_it() -> None:
@@ -199,7 +225,9 @@ def test_hash_tables_that_grew_are_told_with_the_option_that_spares_it() -> None
             }
             results.servers[address].learn(stats, 0)
     (step,) = next_steps(results)
-    assert step.startswith("the hash table of host1:1, host2:1 and host3:1 grew")
+    assert step.startswith(
+        "the hash tables of host1:1, host2:1 and host3:1 grew during the load from 65,536 to 2,097,152 b"
+    )
     assert step.endswith("-o hashpower=20")
 
 

@@ -168,22 +168,24 @@ def test_the_name_that_is_verified_is_the_one_that_was_given(tls_server: str, tl
 def test_a_certificate_for_another_name_is_refused(certificates: Certificates, tls: ssl.SSLContext) -> None:
     with tls_memcached(certificates.issue("elsewhere", "memcached.example")) as address:
         assert failure(MemcacheClient(address, tls=tls)) == (
-            "its certificate is refused: it is not valid for '127.0.0.1'"
+            "its certificate is not trusted: it is not valid for '127.0.0.1'"
         )
         named = address.replace("127.0.0.1", "localhost")
-        assert failure(MemcacheClient(named, tls=tls)) == "its certificate is refused: it is not valid for 'localhost'"
+        assert (
+            failure(MemcacheClient(named, tls=tls)) == "its certificate is not trusted: it is not valid for 'localhost'"
+        )
 
 
 def test_an_unknown_authority_is_refused(tls_server: str, strangers: Certificates) -> None:
     for context in (make_tls_context(strangers.ca), make_tls_context()):
         assert failure(MemcacheClient(tls_server, tls=context)) == (
-            "its certificate is refused: it is signed by an unknown authority; name the right one with --tls-ca"
+            "its certificate is not trusted: unknown authority; name it with --tls-ca"
         )
 
 
 def test_an_expired_certificate_is_refused(certificates: Certificates, tls: ssl.SSLContext) -> None:
     with tls_memcached(certificates.issue("old", "127.0.0.1", expired=True)) as address:
-        assert failure(MemcacheClient(address, tls=tls)) == "its certificate is refused: it has expired"
+        assert failure(MemcacheClient(address, tls=tls)) == "its certificate is not trusted: it has expired"
 
 
 def test_a_server_may_want_a_certificate_of_its_clients(
@@ -196,11 +198,11 @@ def test_a_server_may_want_a_certificate_of_its_clients(
                 assert client.store([make_batch(RECORDS)]).refusals == []
         for _ in range(10):  # the refusal comes with the first reply, or while the first request is sent
             assert failure(MemcacheClient(address, tls=tls)) == (
-                "wants a certificate of its clients: use --tls-cert and --tls-key"
+                "requires a client certificate: use --tls-cert and --tls-key"
             )
         stranger = make_tls_context(certificates.ca, *strangers.issue("client", "client"))
         assert failure(MemcacheClient(address, tls=stranger)) == (
-            "refuses the certificate given by --tls-cert: unknown ca"
+            "does not accept the certificate in --tls-cert: unknown ca"
         )
 
 
@@ -215,7 +217,7 @@ def test_a_server_that_ends_connections_in_good_order_may_want_tls() -> None:
         sock.recv(100)
 
     with Peer(talk) as peer, closing(MemcacheClient(peer.address, retries=1)) as client:
-        with pytest.raises(ServerDown, match="closed the connection at once; if it wants TLS, use --tls"):
+        with pytest.raises(ServerDown, match="closed the connection at once: if it wants TLS, use --tls"):
             client.confirm()
         assert peer.connections == 2
     alert = b"\x15\x03\x03\x00\x02\x02\x46"
@@ -332,7 +334,7 @@ def test_a_connection_that_is_cut_within_a_record_is_made_again(
 
 
 def test_a_unix_socket_with_tls_is_wrong(tls: ssl.SSLContext) -> None:
-    with pytest.raises(ValueError, match=r"unix:/run/memcached\.sock: there is no TLS over a Unix socket"):
+    with pytest.raises(ValueError, match=r"unix:/run/memcached\.sock: TLS does not work over a Unix socket"):
         MemcacheClient("unix:/run/memcached.sock", tls=tls)
 
 
@@ -350,7 +352,7 @@ def test_files_of_certificates_that_are_no_good_are_named(
         )
     )
     for arguments, says in [
-        ((str(empty),), "empty.pem: holds no certificates"),
+        ((str(empty),), "empty.pem: no certificates"),
         ((certificates.ca, str(empty), key), "empty.pem, .*no certificate and key"),
         ((certificates.ca, cert, other), "does not belong"),
         ((certificates.ca, cert), "no certificate and key"),
@@ -405,7 +407,7 @@ def test_a_wrong_password_is_told_and_not_shown(
     caplog.set_level("DEBUG")
     credentials = Credentials(user.encode(), password.encode())
     client = MemcacheClient(password_server, credentials=credentials)
-    assert failure(client) == "refuses the user or the password of --auth-file"
+    assert failure(client) == "does not accept the user or password in --auth-file"
     assert password not in caplog.text
     assert password not in repr(credentials) + repr(client) + repr(vars(client))
 
@@ -441,7 +443,7 @@ def test_a_password_file_that_holds_something_else_is_named_and_not_shown(tmp_pa
     path = tmp_path / "auth"
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(ValueError, match="auth: the first line of a password file is user:password") as caught:
+    with pytest.raises(ValueError, match="auth: the first line of a password file must be user:password") as caught:
         read_credentials(str(path))
     assert "secret" not in str(caught.value)
 
@@ -451,7 +453,7 @@ def test_a_password_file_that_others_can_read_is_refused(tmp_path: Path, mode: i
     path = tmp_path / "auth"
     path.write_bytes(b"user:secret\n")
     path.chmod(mode)
-    with pytest.raises(ValueError, match="auth: other users can read this password file: chmod 600"):
+    with pytest.raises(ValueError, match="auth: other users can read this password file: run chmod 600 on it"):
         read_credentials(str(path))
     with pytest.raises(FileNotFoundError):
         read_credentials(str(tmp_path / "missing"))

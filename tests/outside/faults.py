@@ -237,6 +237,28 @@ class ClosesOnUnknown(KnowsNoMeta):
         yield b""  # this is a generator, like what it stands in for
 
 
+class AnswersAndCloses(KnowsNoMeta):
+    """A proxy in front of memcached that answers a command it does not know with an error, and then closes."""
+
+    known = ClosesOnUnknown.known
+
+    def unknown(self, line: bytes) -> Iterator[bytes]:
+        yield b"unknown\r\n"
+        raise Cut
+
+
+class OldMeta(KnowsNoMeta):
+    """memcached 1.6.0 to 1.6.9, whose `ms` has the length of its value as a flag: `ms key S5`.
+
+    Any other `ms` is refused, and its value is read as commands.
+    """
+
+    known = re.compile(rb"(?!ms )")
+
+    def unknown(self, line: bytes) -> Iterator[bytes]:
+        yield b"touch key never\r\n"  # which the real server refuses, as the old one that line
+
+
 class BreaksInBatch(KnowsNoMeta):
     """Such a server whose connection ends within a batch of records: some are stored, others are not."""
 
@@ -275,3 +297,14 @@ class TellsNoStatsAndCloses(TellsNoStats):
             if self.passed > 3000:
                 raise Cut
             yield piece
+
+
+def counting_evictions_as(name: bytes) -> NewFault:
+    """The server counts what it evicts under another name."""
+
+    class Renames(Fault):
+        def reply(self, data: bytes) -> Iterator[bytes]:
+            data = re.sub(rb"STAT %b \d+\r\n" % name, b"", data)
+            yield re.sub(rb"STAT evictions (\d+)\r\n", rb"STAT evictions 0\r\nSTAT %b \1\r\n" % name, data)
+
+    return Renames

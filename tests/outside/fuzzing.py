@@ -152,7 +152,7 @@ class Difference(AssertionError):
 
 
 def fuzz(seed: int, lines: int, directory: Path, servers: Servers) -> Expected:
-    """Load so many lines in two files, compare everything that is left, and return what had to be left.
+    """Load this many lines in two files, compare everything that is left, and return what had to be left.
 
     The servers have to be empty. Raises Difference.
     """

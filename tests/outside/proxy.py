@@ -55,6 +55,7 @@ class FaultyProxy:
     fault: what is wrong with connections; it may be changed at any time, for those that come later
     faulty: how many connections there is something wrong with, the others are honest; None for all
     most: how many connections are taken before all others are refused; None for any number
+    idle: after how many seconds without a request a connection is closed; None for never
     """
 
     def __init__(
@@ -65,13 +66,15 @@ class FaultyProxy:
         seed: int = 0,
         faulty: int | None = None,
         most: int | None = None,
+        idle: float | None = None,
     ) -> None:
         host, _, port = upstream.rpartition(":")
         self._upstream = (host, int(port))
         self.fault = fault
         self._rng = random.Random(seed)
         self._faulty = faulty
-        self._most = most
+        self._capacity = most
+        self._idle = idle
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -133,7 +136,7 @@ class FaultyProxy:
 
     def _accept(self) -> None:
         with self._listener, contextlib.suppress(OSError):
-            while self._most is None or self.connections < self._most:
+            while self._capacity is None or self.connections < self._capacity:
                 client, _ = self._listener.accept()
                 self.connections += 1
                 is_honest = self._faulty is not None and self.connections > self._faulty
@@ -149,6 +152,7 @@ class FaultyProxy:
             try:
                 for sock in (client, server):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.settimeout(self._idle)
                 requests = self._start(self._pass_requests, client, server, fault)
                 self._pass_replies(server, client, fault)
                 if not self._is_to_be_reset(client):
@@ -160,7 +164,7 @@ class FaultyProxy:
 
     @staticmethod
     def _is_to_be_reset(sock: socket.socket) -> bool:
-        """Tell whether closing the socket resets the connection; shutting it down first would not."""
+        """Return True if closing the socket resets the connection; shutting it down first would not."""
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == _RESET_AT_CLOSE
 
     def _pass_requests(self, client: socket.socket, server: socket.socket, fault: Fault) -> None:
@@ -171,7 +175,7 @@ class FaultyProxy:
                         server.sendall(piece)
             except Reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            except Cut:
+            except (Cut, TimeoutError):
                 pass
             if fault.answers:
                 server.shutdown(socket.SHUT_WR)  # it closes once it has worked on all of it

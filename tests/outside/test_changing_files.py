@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.outside.faults import trigger
-from tests.outside.loading import REFERENCE, Loader, all_loaders, in_small_blocks, load, own_environ, run, with_report
+from tests.outside.loading import (
+    DEFAULT,
+    REFERENCE,
+    Loader,
+    all_loaders,
+    in_small_blocks,
+    load,
+    own_environ,
+    run,
+    with_report,
+)
 from tests.outside.logs import Inbox, line, make_inbox, write_gz
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.proxy import FaultyProxy
@@ -116,5 +126,5 @@ def test_a_file_that_cannot_be_read_to_its_end_is_an_error_and_holds_later_files
     assert finished.says("nput/output error", "E")
     assert 0 < finished.file("0.tsv.gz")["records"] < 40_000
     assert inbox.renamed() == []  # or a load of the first file would bring back an older record
-    assert load(loader, inbox.pattern, servers).exit_code == 0
+    assert load(DEFAULT, inbox.pattern, servers).exit_code == 0
     assert contents(servers) == expected(*inbox.logs).items

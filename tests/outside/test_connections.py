@@ -108,7 +108,7 @@ def test_a_server_that_takes_one_connection_is_enough(inbox: Inbox, servers: Ser
 
 
 @engines_in_small_blocks
-def test_a_server_that_takes_no_second_connection_after_a_break_is_given_up(
+def test_a_server_that_takes_no_second_connection_after_a_break_is_marked_down(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     with FaultyProxy(servers["idfa"].address, cut(MIDDLE), most=1) as proxy:
@@ -145,7 +145,6 @@ def test_a_server_without_meta_commands_whose_connection_breaks_in_a_batch_gets_
     assert finished.device("idfa")["retries"] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="that restarts can't be noticed is not told yet")
 @engines_in_small_blocks
 def test_that_a_server_without_stats_can_restart_unnoticed_is_told_once(
     inbox: Inbox, servers: Servers, loader: Loader
@@ -158,7 +157,6 @@ def test_that_a_server_without_stats_can_restart_unnoticed_is_told_once(
     assert detects == {"idfa": False, "gaid": True, "adid": True, "dvid": True}
 
 
-@pytest.mark.xfail(strict=True, reason="its connection's end is taken for a restart")
 @engines_in_small_blocks
 def test_a_proxy_without_stats_that_closes_connections_is_no_server_that_restarted(
     inbox: Inbox, servers: Servers, loader: Loader

@@ -31,9 +31,9 @@ from tests.outside.memcached import Servers, addresses, closed_port, contents
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
 from tests.outside.trials import (
+    BEGINNING_OF_SECOND,
     HURRIED,
     MIDDLE,
-    MIDDLE_OF_SECOND,
     PERSISTENT,
     RETRIES,
     assert_all_pending,
@@ -97,7 +97,7 @@ def test_a_server_that_is_not_there_costs_its_retries_once_a_file(
 
 
 @in_small_blocks
-def test_a_server_that_was_given_up_is_left_alone_until_the_next_file(
+def test_a_server_that_was_marked_down_is_left_alone_until_the_next_file(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     with FaultyProxy(servers["idfa"].address, cut(0)) as proxy:
@@ -107,11 +107,11 @@ def test_a_server_that_was_given_up_is_left_alone_until_the_next_file(
 
 
 @engines_in_small_blocks
-def test_a_server_that_was_given_up_is_tried_again_at_the_next_file(
+def test_a_server_that_was_marked_down_is_tried_again_at_the_next_file(
     inbox: Inbox, servers: Servers, loader: Loader
 ) -> None:
     servers["idfa"].kill()
-    with FaultyProxy(servers["gaid"].address, trigger(MIDDLE_OF_SECOND, servers["idfa"].restart)) as watch:
+    with FaultyProxy(servers["gaid"].address, trigger(BEGINNING_OF_SECOND, servers["idfa"].restart)) as watch:
         finished = hurried_load(loader, inbox, servers, gaid=watch.address)
     assert_all_pending(finished, inbox)
     assert finished.file("2.tsv.gz")["failed"] == 0

@@ -76,7 +76,6 @@ def test_nothing_to_load_is_no_error(tmp_path: Path, loader: Loader, servers: Se
     assert (finished.exit_code, finished.report["files"]) == (0, [])
 
 
-@pytest.mark.xfail(strict=True, reason="a place that is not there is taken for one where nothing is new")
 @both_loaders
 @pytest.mark.parametrize("pattern", ["no/such/directory/*", "directory"])
 def test_a_place_where_no_log_can_be_is_an_error(
@@ -253,7 +252,6 @@ def test_a_file_that_vanishes_before_its_turn_is_an_error_and_the_others_go_on(
     assert contents(servers) == expected(inbox.logs[0], inbox.logs[2]).items
 
 
-@pytest.mark.xfail(strict=True, reason="that a name is too long is noticed only when the file is to be renamed")
 @both_loaders
 def test_a_file_whose_name_is_too_long_to_be_renamed_is_an_error_and_holds_nothing_back(
     tmp_path: Path, servers: Servers, loader: Loader

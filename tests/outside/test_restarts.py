@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,16 +189,12 @@ def test_a_restart_while_several_files_are_open_loads_them_again_in_their_order(
     is_restarted = threading.Event()
 
     def restart() -> None:
-        deadline = time.monotonic() + 5
-        while items(servers["idfa"]) < 3 * 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: items(servers["idfa"]) >= 7)  # all that the files before the last have for it
         servers["idfa"].restart()
         is_restarted.set()
 
     with (
-        FaultyProxy(
-            servers["dvid"].address, held_until(is_restarted, seconds=8)
-        ) as brake,  # the first file waits for it
+        FaultyProxy(servers["dvid"].address, held_until(is_restarted, seconds=1)) as brake,  # for the first file
         FaultyProxy(servers["gaid"].address, at(b"gaid:last", restart)) as watch,
     ):
         options = ("--workers", "4", "--max-error-rate", "1", "--timeout", "20")

@@ -1,4 +1,4 @@
-"""--max-rate: no more than so many records a second over all servers, evenly, and no obstacle to stopping.
+"""--max-rate: no more than that many records a second over all servers, evenly, and no obstacle to stopping.
 
 The rate is observed at the servers. Bounds leave room for a machine that is busy with other things: it can only
 make a load slower.
@@ -53,7 +53,7 @@ class Observer:
             self.samples.append((before, count))
 
     def busiest(self, seconds: float) -> int:
-        """Return the most records that came within so many seconds."""
+        """Return the most records that came within that many seconds."""
         return max(
             later - earlier
             for start, earlier in self.samples

@@ -4,84 +4,21 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import re
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.outside.faults import KnowsNoMeta
-from tests.outside.loading import DEFAULT, PARALLEL, Finished, Loader, Running, load, run
-from tests.outside.logs import huge_line, line, names, numbered, write_gz
-from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
+from tests.outside.loading import DEFAULT, PARALLEL, Loader, Running, load
+from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import TYPES, expected
+from tests.outside.verifying import COMPILED, both_engines, change, delete, loaded, verify
 from tools.make_logs import write_logs
-from tools.servers import MemcachedServer
-
-COMPILED = tuple("compiled" if part == "python" else part for part in PARALLEL)
-needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs Numba")
-both_engines = pytest.mark.parametrize(
-    "loader", [pytest.param(PARALLEL, id="python"), pytest.param(COMPILED, id="compiled", marks=needs_numba)]
-)
-
-_FOUND = re.compile(
-    r"(?P<name>\w{4}) \S+: (?P<checked>\d+) checked: (?P<present>\d+) present, (?P<superseded>\d+) superseded by later "
-    r"ones, (?P<missing>\d+) missing, (?P<different>\d+) different, (?P<too_large>\d+) too large, "
-    r"(?P<unanswered>\d+) unanswered"
-)
-
-
-@dataclass
-class Verdict:
-    """What a verification found. `found` is by device type."""
-
-    run: Finished
-    found: dict[str, dict[str, int]]
-
-    @property
-    def exit_code(self) -> int:
-        return self.run.exit_code
-
-    def total(self, what: str) -> int:
-        return sum(counts[what] for counts in self.found.values())
-
-    def named(self, kind: str) -> list[str]:
-        """Return the keys that are named, with the names of their files."""
-        found = [re.fullmatch(rf"{kind}: (\S+) of .*/(\S+)", message) for message in self.run.messages("W")]
-        return [f"{match[1]} {match[2]}" for match in found if match]
-
-
-def verify(loader: Loader, pattern: Path, servers: Servers, *options: str, **other: str) -> Verdict:
-    finished = run(loader, pattern, *addresses(servers, **other), "--verify", *options)
-    found = {}
-    for match in filter(None, map(_FOUND.fullmatch, finished.messages())):
-        counts = {what: int(count) for what, count in match.groupdict().items() if what != "name"}
-        assert counts.pop("checked") == sum(counts.values())
-        found[match["name"]] = {"checked": sum(counts.values()), **counts}
-    return Verdict(finished, found)
-
-
-def forget(servers: Servers, *keys: str) -> None:
-    for key in keys:
-        with servers[key[:4]].client() as client:
-            assert client.delete(key, noreply=False)
-
-
-def change(servers: Servers, key: str, value: bytes = b"something else") -> None:
-    with servers[key[:4]].client() as client:
-        client.set(key, value, noreply=False)
-
-
-def loaded(directory: Path, servers: Servers, content: bytes, name: str = "a.gz", *, rate: str = "0.01") -> None:
-    """Load one log; it is done and renamed afterwards, unless more than `rate` of it is rejected."""
-    write_gz(directory / name, content)
-    assert load(PARALLEL, directory / name, servers, "--max-error-rate", rate).exit_code == 0
-
 
 # --- what it finds ------------------------------------------------------------------------------
 
@@ -104,7 +41,7 @@ def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loa
 @both_engines
 def test_what_is_missing_or_different_is_counted_and_named(tmp_path: Path, servers: Servers, loader: Loader) -> None:
     loaded(tmp_path, servers, numbered(100))
-    forget(servers, "idfa:device0", "idfa:device4", "dvid:device99")
+    delete(servers, "idfa:device0", "idfa:device4", "dvid:device99")
     change(servers, "gaid:device1")
     change(servers, "dvid:device3", b"")
 
@@ -130,7 +67,7 @@ def test_only_the_first_few_are_named(tmp_path: Path, servers: Servers, loader: 
     assert verdict.named("missing") == [f"idfa:device{number} .a.gz" for number in (0, 4, 8)]
     assert verdict.named("different") == [f"gaid:device{number} .a.gz" for number in (1, 5, 9)]
     rest = [message for message in verdict.run.messages("W") if message.startswith("…")]
-    assert rest == ["… and 7 more: missing from idfa", "… and 7 more: different in gaid"]
+    assert rest == ["… and 7 more missing from idfa", "… and 7 more different in gaid"]
 
 
 @both_engines
@@ -194,54 +131,13 @@ def test_a_server_without_meta_commands_is_asked_in_the_classic_way(
     with ExitStack() as stack:
         old = {name: stack.enter_context(FaultyProxy(servers[name].address, KnowsNoMeta)).address for name in TYPES}
         assert verify(loader, tmp_path / ".a.gz", servers, **old).exit_code == 0
-        forget(servers, "idfa:device1996")
+        delete(servers, "idfa:device1996")
         change(servers, "dvid:device3")
         verdict = verify(loader, tmp_path / ".a.gz", servers, **old)
     assert verdict.exit_code == 1
     assert verdict.named("missing") == ["idfa:device1996 .a.gz"]
     assert verdict.named("different") == ["dvid:device3 .a.gz"]
     assert verdict.total("present") == 1998
-
-
-# --- what was too large -------------------------------------------------------------------------
-
-
-@both_engines
-def test_what_was_rejected_as_too_large_is_not_missing(tmp_path: Path, servers: Servers, loader: Loader) -> None:
-    """Of two such keys, one had a record before, which the server then dropped; the other got one later."""
-    log = numbered(20) + line(dev_id="had") + huge_line(dev_id="had") + huge_line(dev_id="gets") + line(dev_id="gets")
-    loaded(tmp_path, servers, log + huge_line("dvid"), rate="1")
-    verdict = verify(loader, tmp_path / ".a.gz", servers)
-    assert verdict.exit_code == 0
-    assert verdict.found["idfa"] == {
-        **dict.fromkeys(verdict.found["idfa"], 0),
-        "checked": 9,
-        "present": 6,
-        "superseded": 2,
-        "too_large": 1,
-    }
-    assert verdict.total("too_large") == 2
-    assert verdict.named("missing") == []
-
-
-@both_engines
-def test_a_value_that_just_fits_is_missing_when_it_is_not_there(
-    tmp_path: Path, servers: Servers, loader: Loader
-) -> None:
-    def sized(size: int) -> bytes:
-        return line(dev_id=f"{size}", apps=",".join(["7"] * ((size - 18) // 2)))  # 2 bytes an id, 18 for coordinates
-
-    sizes = range(2**19 - 78, 2**19 - 60, 2)
-    with MemcachedServer.start("-I", "512k") as server:
-        here = {**servers, "idfa": server}
-        loaded(tmp_path, here, b"".join(map(sized, sizes)), rate="1")
-        held = contents(here)
-        assert 0 < len(held) < len(sizes)
-        forget(here, *(key.decode() for key in held))
-        verdict = verify(loader, tmp_path / ".a.gz", here)
-    assert verdict.exit_code == 1
-    assert verdict.found["idfa"]["missing"] == len(held)
-    assert verdict.found["idfa"]["too_large"] == len(sizes) - len(held)
 
 
 # --- what it reads ------------------------------------------------------------------------------
@@ -259,7 +155,7 @@ def test_done_files_are_read_where_the_pattern_names_them_or_again_says_so(
     assert verify(loader, tmp_path / "*.tsv.gz", servers, "--again").total("present") == 20
     unseen = verify(loader, tmp_path / "*.tsv.gz", servers)
     assert (unseen.exit_code, unseen.total("checked")) == (0, 0)
-    assert f"No file matches {tmp_path}/*.tsv.gz" in unseen.run.messages("I")
+    assert any(text.startswith(f"No file matches {tmp_path}/*.tsv.gz: ") for text in unseen.run.messages("I"))
 
 
 def test_rejects_and_damaged_files_are_not_read(tmp_path: Path, servers: Servers) -> None:
@@ -375,35 +271,3 @@ def test_a_signal_ends_it(tmp_path: Path, servers: Servers, number: signal.Signa
         running.process.wait(10)
         assert running.finish().exit_code == exit_code
     assert names(tmp_path) == ["a.gz"]
-
-
-# --- servers that do not answer -----------------------------------------------------------------
-
-HURRIED = ("--timeout", "0.2", "--connect-timeout", "0.2", "--retries", "1")
-
-
-@both_engines
-def test_a_server_that_is_down_is_told_and_the_others_are_compared(
-    tmp_path: Path, servers: Servers, loader: Loader
-) -> None:
-    loaded(tmp_path, servers, numbered(400))
-    with closed_port() as nowhere:
-        verdict = verify(loader, tmp_path / ".a.gz", servers, *HURRIED, gaid=nowhere)
-    assert verdict.exit_code == 1
-    assert any(nowhere in message and "refused" in message for message in verdict.run.messages("E"))
-    assert verdict.found["gaid"] == dict.fromkeys(verdict.found["gaid"], 0) | {"checked": 100, "unanswered": 100}
-    assert verdict.total("present") == 300
-    assert verdict.named("missing") == verdict.named("different") == []
-
-
-def test_a_server_that_never_answers_is_tried_once_whatever_the_number_of_workers(
-    tmp_path: Path, servers: Servers
-) -> None:
-    loaded(tmp_path, servers, numbered(2000))
-    with silent_server() as (address, _):
-        options = [*everywhere(address), *HURRIED, "--workers", "16"]
-        started = time.monotonic()
-        verdict = verify(PARALLEL, tmp_path / ".a.gz", servers, *options)
-        assert time.monotonic() - started < 10  # one after the other, 16 workers would take 4 * 16 * 0.5 s
-    assert (verdict.exit_code, verdict.total("unanswered")) == (1, 2000)
-    assert len([message for message in verdict.run.messages("E") if "timed out" in message]) == len(TYPES)

@@ -20,6 +20,7 @@ PERSISTENT = ("--timeout", "0.3", "--connect-timeout", "0.3", "--retries", "10")
 BOUND = 20.0  # seconds, several times what a load with HURRIED takes at worst
 MIDDLE = 3000  # bytes of requests for one device type, in the middle of the first file
 MIDDLE_OF_SECOND = 12_000
+BEGINNING_OF_SECOND = 9_000
 
 
 def hurried_load(loader: Loader, inbox: Inbox, servers: Servers, *options: str, **other: str) -> Finished:

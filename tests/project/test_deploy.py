@@ -200,7 +200,7 @@ def test_memcached_is_sized_for_the_items_that_its_memory_holds(options: Any) ->
 
 
 def hash_power(items: float) -> int:
-    """Return the smallest hash table for so many items that memcached will not double."""
+    """Return the smallest hash table for this many items that memcached will not double."""
     return next(power for power in range(16, 33) if 1.5 * 2**power >= items)
 
 

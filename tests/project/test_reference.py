@@ -125,6 +125,8 @@ class Finished:
         finished = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         self.exit_code = finished.returncode
         self.messages = [line.partition("] ")[2][2:] for line in finished.stderr.splitlines()]
+        assert self.exit_code in (0, 1), finished.stderr
+        assert "Internal error" not in finished.stderr, finished.stderr
         self.report: dict[str, Any] = {}
         self.metrics: dict[str, set[str]] = {}
         name = "run.verify" if "--verify" in options else "run"

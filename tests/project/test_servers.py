@@ -63,8 +63,8 @@ def test_a_restarted_server_is_empty_at_the_same_address(servers: dict[str, Memc
 def test_a_frozen_server_answers_once_it_is_thawed(servers: dict[str, MemcachedServer]) -> None:
     server = servers["gaid"]
     server.freeze()
-    with closing(Client(server.address, timeout=0.1)) as impatient, pytest.raises(TimeoutError):
-        impatient.version()
+    with closing(Client(server.address, timeout=0.1)) as hurried, pytest.raises(TimeoutError):
+        hurried.version()
     server.thaw()
     with server.client() as client:
         assert client.version()

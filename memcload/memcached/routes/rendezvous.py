@@ -64,7 +64,7 @@ def make_rendezvous_route(compile: Compile) -> Function:
         return uint32(uint32(word << uint32(15) | word >> uint32(17)) * uint32(0x1B873593))
 
     @helper
-    def absorb(state: Word, scrambled: Word) -> Word:
+    def mix(state: Word, scrambled: Word) -> Word:
         state = uint32(state ^ scrambled)
         return uint32(uint32(state << uint32(13) | state >> uint32(19)) * uint32(5) + uint32(0xE6546B64))
 
@@ -96,14 +96,14 @@ def make_rendezvous_route(compile: Compile) -> Function:
                 for k in range(nodes):
                     begun = scramble(uint32(table[at + nodes + k] | word))
                     state = table[at + k]
-                    table[_STATES + k] = absorb(state, begun) if is_whole else uint32(state ^ begun)
+                    table[_STATES + k] = mix(state, begun) if is_whole else uint32(state ^ begun)
             else:
                 for k in range(nodes):
                     table[_STATES + k] = table[at + k]
             while p + 4 <= id_end:
                 word = scramble(word_at(text, p))
                 for k in range(nodes):  # side by side: the compiler makes SIMD of it
-                    table[_STATES + k] = absorb(table[_STATES + k], word)
+                    table[_STATES + k] = mix(table[_STATES + k], word)
                 p += 4
             word = scramble(bytes_at(text, p, id_end))  # nothing left is 0, which changes nothing
             for k in range(nodes):
