@@ -179,14 +179,15 @@ class Pipeline:
         while (submitted := self._submitted.get()) is not None:
             encoder = encoder or self._new_encoder()
             number, texts = submitted
-            encoded = encoder.encode([] if self._stops else [lines for _, lines in texts])
+            encoded = encoder.encode([lines for _, lines in texts], self._stops)
+            if self._stops():  # it may lack something
+                encoded = encoder.encode([])
             results = [
                 TextResult.of(file, text, self._show(lines) if self._show else [])
                 for (file, lines), text in zip(texts, encoded.texts, strict=False)  # none are encoded if it stops
             ]
             self._hand_over(_Block(number, texts, results, encoded))
 
-    @property
     def _stops(self) -> bool:
         return self._is_aborted or self._cancel.is_set
 
@@ -225,7 +226,7 @@ class Pipeline:
     def _store(self, partition: Partition, items: Sequence[tuple[_Block, Batch]]) -> None:
         """Store neighbouring batches, and deal what became of them back to their texts."""
         deliveries = [Delivery()] * len(items)
-        if not self._stops:
+        if not self._stops():
             files = [block.texts[-1][0].number for block, _ in items]
             deliveries = self._sink.store(partition, [batch for _, batch in items], files)
         for (block, batch), delivery in zip(items, deliveries, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memcload.cancel import Cancel
-from memcload.encode.encoder import Encoded, PythonEncoder
+from memcload.encode.encoder import Encoded, PythonEncoder, never
 from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.batch import Batch, Refusal
 from memcload.memcached.routing import Partition, Router
@@ -46,9 +46,9 @@ class NotingSink:
 class SlowEncoder(PythonEncoder):
     """Takes its time, not always the same."""
 
-    def encode(self, texts: Sequence[bytes]) -> Encoded:
+    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
         time.sleep(random.uniform(0, 0.003))
-        return super().encode(texts)
+        return super().encode(texts, stops)
 
 
 def one_server_each() -> Router:

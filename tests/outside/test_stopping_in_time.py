@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from tests.outside.loading import DEFAULT, REFERENCE, Loader, Running, with_report
-from tests.outside.logs import names, numbered, write_gz
+from tests.outside.loading import DEFAULT, PARALLEL, REFERENCE, Loader, Running, with_report
+from tests.outside.logs import line, names, numbered, write_gz, write_repeated
 from tests.outside.memcached import Servers, addresses, closed_port
 
 TIMEOUT = 1.0
@@ -85,3 +85,18 @@ def test_a_signal_ends_the_load_of_a_bomb_in_time(tmp_path: Path, servers: Serve
         running.process.wait(BOUND)
         assert running.finish().exit_code == 143
     assert names(tmp_path) == ["a.zst"]
+
+
+@pytest.mark.parametrize("text", [b"x\n", b"\n", line(apps="x,1"), b"idfa\tx\t0\t0\t1\n"])
+@pytest.mark.parametrize("loader", [PARALLEL[:3], DEFAULT], ids=["python", "default"])
+def test_a_signal_ends_the_load_of_short_lines_in_time(
+    tmp_path: Path, servers: Servers, loader: Loader, text: bytes
+) -> None:
+    write_repeated(tmp_path / "a.gz", text * ((1 << 22) // len(text)), times=1000)  # 4 GiB
+    with Running(loader, tmp_path / "*", *addresses(servers), "--timeout", f"{TIMEOUT:g}") as running:
+        running.wait_for("Processing")
+        time.sleep(1.5)
+        running.send(signal.SIGTERM)
+        running.process.wait(BOUND)
+        assert running.finish().exit_code == 143
+    assert names(tmp_path) == ["a.gz"]
