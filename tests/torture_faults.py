@@ -16,6 +16,7 @@ import pty
 import random
 import select
 import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -153,6 +154,13 @@ class Trial:
     def flush_server(self) -> None:
         self.lose_memory(self.server.flush)
 
+    def reset_statistics(self) -> None:
+        """Let the server forget what it counted, by which it is known that it has forgotten nothing else."""
+        host, port = self.server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(b"stats reset\r\n")
+            assert connection.recv(100) == b"RESET\r\n"
+
     def freeze_server(self) -> None:
         self.server.freeze()
 
@@ -188,6 +196,7 @@ EVENTS: dict[str, Callable[[Trial], None]] = {
     "server killed, back after a moment": Trial.kill_server_for_a_while,
     "server restarted": Trial.restart_server,
     "server flushed": Trial.flush_server,
+    "statistics reset": Trial.reset_statistics,
     "server frozen": Trial.freeze_server,
     "server frozen, thawed after a moment": Trial.freeze_server_for_a_while,
     "loader killed": Trial.kill_loader,
