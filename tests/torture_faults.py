@@ -394,7 +394,7 @@ def _load_with_fault(trial: Trial, where: Sequence[str], report: Path, on_termin
         if on_terminal:
             trial.terminal = stack.enter_context(Terminal())
             ignores = rng.choice(("", "trap '' HUP; "))
-            prefix = ("sh", "-c", ignores + 'exec "$@" 2>"$0"', trial.terminal.name)
+            prefix = ("sh", "-c", ignores + 'exec "$@" 2<>"$0"', trial.terminal.name)
         trial.loader = stack.enter_context(
             Running(some_loader(rng), trial.inbox.pattern, *where, *options, "--report", str(report), prefix=prefix)
         )
