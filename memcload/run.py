@@ -144,7 +144,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
 
     def lock_and_load(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
-        source = _source(options)
+        source = _source(options, cancel)
         results = Results(router.partitions, fleet.servers, options.max_error_rate, options.dry)
         try:
             with _locked(source, options) as paths:
@@ -170,7 +170,7 @@ def check(options: Options, new_client: NewClient) -> int:
     def look(cancel: Cancel) -> int:
         router, connect = _servers(options, new_client, cancel, retries=0)
         plan = Plan(
-            source=_source(options),
+            source=_source(options, cancel),
             router=router,
             tls=options.tls,
             rejects=options.rejects,
@@ -194,7 +194,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
 
     def find_and_verify(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
-        source = _source(options)
+        source = _source(options, cancel)
         verification = Verification(router.partitions, fleet.servers)
         try:
             paths = source.find()
@@ -325,9 +325,14 @@ def _unreadable(error: OSError, options: Options) -> str:
     return f"{error.filename}: {(error.strerror or str(error)).lower()}{names[0] if names else ''}"
 
 
-def _source(options: Options) -> LocalSource:
-    verifies = isinstance(options, ParallelOptions) and options.verify
-    return LocalSource(options.pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
+def _source(options: Options, cancel: Cancel) -> LocalSource:
+    return LocalSource(
+        options.pattern,
+        with_done=options.again,
+        with_named=isinstance(options, ParallelOptions) and options.verify,
+        min_age=options.min_age,
+        stops=lambda: cancel.is_set,
+    )
 
 
 def _rules(options: Options) -> Rules:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class PatternError(Exception):
@@ -49,7 +49,9 @@ def _was_done(path: str) -> bool:
     return any(os.path.lexists(os.path.join(directory, f".{name}{suffix}")) for suffix in ("", ".damaged"))
 
 
-def find_files(pattern: str, *, with_done: bool = False, with_named: bool = False) -> list[str]:
+def find_files(
+    pattern: str, *, with_done: bool = False, with_named: bool = False, stops: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Return the paths that match a shell glob (`**` allowed), sorted by name.
 
     Directories do not count, nor do names that start with a dot: those are done.
@@ -58,16 +60,17 @@ def find_files(pattern: str, *, with_done: bool = False, with_named: bool = Fals
         pattern: what to look for
         with_done: return the done files too, as if they still had their names: `.NAME`, `.NAME.1`, …, `NAME`
         with_named: return those done files that the pattern itself names, dot and all
+        stops: once it returns True, no more directories are looked into
     """
     directory, name_pattern = (pattern, "*") if os.path.basename(pattern) == "**" else os.path.split(pattern)
     found = {}
-    for path in _files(os.path.join(directory, name_pattern)):
+    for path in _files(os.path.join(directory, name_pattern), stops):
         if not is_done(path):
             found[path] = (path, math.inf)
         elif (with_named or with_done) and (original := _original(path)):
             found[path] = original
     if with_done:
-        for path in _files(os.path.join(directory, ".*")):
+        for path in _files(os.path.join(directory, ".*"), stops):
             original = _original(path, name_pattern)
             if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
                 found[path] = original
@@ -94,11 +97,11 @@ def _original(path: str, name_pattern: str = "*") -> tuple[str, float] | None:
     return os.path.join(directory, match[1]), int(match[2] or 0)
 
 
-def _files(pattern: str) -> list[str]:
-    return [path for path in _expand(pattern) if not os.path.isdir(path)]
+def _files(pattern: str, stops: Callable[[], bool]) -> list[str]:
+    return [path for path in _expand(pattern, stops) if not os.path.isdir(path)]
 
 
-def _expand(pattern: str) -> Iterator[str]:
+def _expand(pattern: str, stops: Callable[[], bool]) -> Iterator[str]:
     """Yield what a pattern matches. Python's own `**` goes around in circles where links do."""
     before, stars, after = _at_two_stars(pattern)
     if not stars:
@@ -106,7 +109,9 @@ def _expand(pattern: str) -> Iterator[str]:
         return
     for root in glob.glob(before) if before else [""]:
         for directory in _tree(root):
-            yield from _expand(os.path.join(glob.escape(directory), after))
+            if stops():
+                return
+            yield from _expand(os.path.join(glob.escape(directory), after), stops)
 
 
 def _at_two_stars(pattern: str) -> tuple[str, str, str]:
