@@ -326,13 +326,8 @@ def _unreadable(error: OSError, options: Options) -> str:
 
 
 def _source(options: Options, cancel: Cancel) -> LocalSource:
-    return LocalSource(
-        options.pattern,
-        with_done=options.again,
-        with_named=isinstance(options, ParallelOptions) and options.verify,
-        min_age=options.min_age,
-        stops=lambda: cancel.is_set,
-    )
+    finds = {"with_done": options.again, "with_named": isinstance(options, ParallelOptions) and options.verify}
+    return LocalSource(options.pattern, **finds, min_age=options.min_age, stops=lambda: cancel.is_set)
 
 
 def _rules(options: Options) -> Rules:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.outside.loading import DEFAULT, REFERENCE, Loader, all_loaders, run, with_report
 from tests.outside.logs import Inbox, line, make_inbox, numbered
 from tests.outside.memcached import everywhere
-from tests.outside.test_check_servers import memcached
+from tests.outside.secure import make_certificate, memcached
 
 SECRET = "s3cr:et-of-ours"
 
@@ -22,27 +21,14 @@ def inbox(tmp_path: Path) -> Inbox:
     return make_inbox(tmp_path / "inbox", [numbered(2000), fat + numbered(50, prefix="after")])
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> dict[str, str]:
-    """The files of an authority, and of a server's certificate and key by it."""
-    authority = trustme.CA()
-    server = authority.issue_cert("127.0.0.1")
-    paths = {name: str(tmp_path / name) for name in ("ca", "cert", "key")}
-    authority.cert_pem.write_to_path(paths["ca"])
-    server.cert_chain_pems[0].write_to_path(paths["cert"])
-    server.private_key_pem.write_to_path(paths["key"])
-    return paths
-
-
 @all_loaders
-def test_records_of_any_size_are_loaded_over_tls(inbox: Inbox, authority: dict[str, str], loader: Loader) -> None:
-    with memcached(
-        *("-Z", "-o", f"ssl_chain_cert={authority['cert']}", "-o", f"ssl_key={authority['key']}")
-    ) as address:
+def test_records_of_any_size_are_loaded_over_tls(inbox: Inbox, tmp_path: Path, loader: Loader) -> None:
+    cert, key = make_certificate(tmp_path)
+    with memcached("-Z", "-o", f"ssl_chain_cert={cert}", "-o", f"ssl_key={key}") as address:
         options = (*everywhere(address), "--retries", "0", "--report", "-")
         plain = with_report(run(loader, inbox.pattern, *options))
         stranger = run(loader, inbox.pattern, *options, "--tls")
-        loaded = with_report(run(loader, inbox.pattern, *options, "--tls", "--tls-ca", authority["ca"]))
+        loaded = with_report(run(loader, inbox.pattern, *options, "--tls", "--tls-ca", str(cert)))
     assert (plain.exit_code, stranger.exit_code, loaded.exit_code) == (1, 1, 0)
     assert plain.says(address, "E")
     assert plain.says("--tls", "E")

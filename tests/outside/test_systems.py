@@ -5,14 +5,13 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import shutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from backports import zstd
 
-from memcload.encode import object_cache
 from tests.outside.loading import DEFAULT, REFERENCE, Finished, Loader, Running, own_environ, run
 from tests.outside.logs import Inbox, line, make_inbox, make_old, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, contents, everywhere, silent_server
@@ -130,15 +129,13 @@ def test_who_holds_a_directory_need_not_be_known(tmp_path: Path, servers: Server
 def test_a_damaged_compile_cache_heals_itself(
     tmp_path: Path, servers: Servers, damage: Callable[[bytes], bytes], inbox: Inbox
 ) -> None:
-    found = object_cache.find_writable()
-    cached = sorted(found.glob("kernel-unrouted-*.o")) if found else []
+    checked = run(DEFAULT, inbox.pattern, *addresses(servers), "--check")
+    cached = re.search(r"engine: compiled, cached as (.+)", "\n".join(checked.messages()))
     if not cached:
         pytest.skip("nothing is compiled here")
+    whole = Path(cached[1])
     (tmp_path / "cache/memcload").mkdir(parents=True)
-    for path in cached:
-        copy = tmp_path / "cache/memcload" / path.name
-        shutil.copy(path, copy)
-        copy.write_bytes(damage(path.read_bytes()))
+    (tmp_path / "cache/memcload" / whole.name).write_bytes(damage(whole.read_bytes()))
     elsewhere = {name: str(tmp_path / "nothing") for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
     (tmp_path / "nothing").mkdir()
     environ = {**own_environ(), **elsewhere, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}

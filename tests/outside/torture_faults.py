@@ -18,7 +18,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +27,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from backports import zstd
 
 from tests.outside.faults import (
     AnswersAndCloses,
@@ -50,11 +51,6 @@ from tests.outside.memcached import contents
 from tests.outside.proxy import Fault, FaultyProxy, NewFault
 from tests.outside.spec import TYPES, Expected, Item, expected
 from tools.servers import MemcachedServer
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 CERTAIN = 0.1  # seconds in which a file that was confirmed before a server's end has been renamed
 ROUTINGS = ("rendezvous", "crc32", "python-memcached", "ketama")
