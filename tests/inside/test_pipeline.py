@@ -222,7 +222,7 @@ class Pieces(FileLoad):
 def test_small_files_share_blocks_and_large_ones_fill_many() -> None:
     files = [Pieces("a", b"x" * 40), Pieces("b", b"x" * 40), Pieces("c", *[b"x" * 100] * 3), Pieces("d", b"x")]
     blocks = [[(file.path, len(text)) for file, text in block] for block in blocks_of(files, 100) if block]
-    assert blocks == [[("a", 40), ("b", 40), ("c", 100)], [("c", 100)], [("c", 100)], [("d", 1)]]
+    assert blocks == [[("a", 40), ("b", 40)], [("c", 100)], [("c", 100)], [("c", 100)], [("d", 1)]]
     assert [(file.texts_out, file.is_read) for file in files] == [(1, True), (1, True), (3, True), (1, True)]
 
 
