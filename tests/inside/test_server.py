@@ -392,7 +392,7 @@ def test_a_server_that_ended_while_it_was_asked_is_no_proxy(memcached: Memcached
         client = MemcacheClient(peer.address, retries=0)
         client.store([make_batch(RECORDS)])
         assert not client.server.detects_restarts
-    with pytest.raises(ServerDown, match="closed|reset|refused"):
+    with pytest.raises(ServerDown, match=r"closed|reset|refused"):
         client.store([make_batch(RECORDS)])
     with pytest.raises(ServerDown, match="refused"):
         client.store([make_batch(RECORDS)])
