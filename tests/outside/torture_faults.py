@@ -391,6 +391,8 @@ def _load_with_fault(trial: Trial, where: Sequence[str], report: Path, on_termin
             trial.terminal = stack.enter_context(Terminal())
             ignores = rng.choice(("", "trap '' HUP; "))
             prefix = ("sh", "-c", ignores + 'exec "$@" 2<>"$0"', trial.terminal.name)
+            before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the loader would ignore it in any case
+            stack.callback(signal.signal, signal.SIGHUP, before)
         trial.loader = stack.enter_context(
             Running(some_loader(rng), trial.inbox.pattern, *where, *options, "--report", str(report), prefix=prefix)
         )
