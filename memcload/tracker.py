@@ -140,6 +140,8 @@ class Tracker:
     def _add_rejects(self, file: FileLoad, rejects: RejectedLines) -> None:
         self.rejects_seen += len(rejects)
         for reject in rejects.in_order():
+            if self._cancel.is_set:
+                return  # the file will be read again
             number, kind = file.lines + reject.line + 1, f"rejected for {reject.reason}"
             if self._shows(file, kind):
                 file.say((logging.WARNING, f"{file.path}:{number}: {kind}: {excerpt(reject.text)}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,13 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.outside.memcached import make_ready
 from tools.servers import MemcachedServer, four_servers
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile the encoder once, before many tests at a time would all do it, where it can be compiled."""
+    """Compile the encoder once, before many tests at a time would all do it, where it can be compiled.
+
+    Where the tests are run in the background, SIGINT is ignored, and would be by every load that they start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(session.config, "workerinput"):  # the process that starts the others, or the only one
         command = [sys.executable, str(PROJECT / "memc_load_parallel.py"), "--engine", "compiled", "--dry"]
         with tempfile.NamedTemporaryFile() as file:
@@ -35,10 +42,5 @@ def running_servers() -> Iterator[dict[str, MemcachedServer]]:
 @pytest.fixture
 def servers(running_servers: dict[str, MemcachedServer]) -> dict[str, MemcachedServer]:
     """Four memcached servers by device type: up and empty, whatever an earlier test did to them."""
-    for server in running_servers.values():
-        if server.running:
-            server.thaw()
-            server.flush()
-        else:
-            server.restart()
+    make_ready(running_servers)
     return running_servers

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from memcload.source import linux
 from memcload.source.holding import hold
@@ -77,15 +77,23 @@ class LocalSource:
         with_done: find the files that are done too, in the order in which they were loaded
         with_named: find those done files that the pattern itself names
         min_age: leave files that are younger, in seconds; a file dated in the future is not young
+        stops: once it returns True, no more directories are looked into
     """
 
     def __init__(
-        self, pattern: str, *, with_done: bool = False, with_named: bool = False, min_age: float = 0.0
+        self,
+        pattern: str,
+        *,
+        with_done: bool = False,
+        with_named: bool = False,
+        min_age: float = 0.0,
+        stops: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pattern = pattern
         self._with_done = with_done
         self._with_named = with_named
         self._min_age = min_age
+        self._stops = stops
         self._held: set[str] | None = None  # the directories, once there is a lock
 
     def find(self) -> list[str]:
@@ -95,7 +103,7 @@ class LocalSource:
             PatternError: the pattern is a directory, or what is fixed of it does not exist or can't be read
         """
         check_pattern(self.pattern)
-        paths = find_files(self.pattern, with_done=self._with_done, with_named=self._with_named)
+        paths = find_files(self.pattern, with_done=self._with_done, with_named=self._with_named, stops=self._stops)
         return [path for path in paths if self._is_held(path) and not self._is_too_young(path)]
 
     def _is_held(self, path: str) -> bool:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 
 class PatternError(Exception):
@@ -49,7 +49,9 @@ def _was_done(path: str) -> bool:
     return any(os.path.lexists(os.path.join(directory, f".{name}{suffix}")) for suffix in ("", ".damaged"))
 
 
-def find_files(pattern: str, *, with_done: bool = False, with_named: bool = False) -> list[str]:
+def find_files(
+    pattern: str, *, with_done: bool = False, with_named: bool = False, stops: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Return the paths that match a shell glob (`**` allowed), sorted by name.
 
     Directories do not count, nor do names that start with a dot: those are done.
@@ -58,10 +60,11 @@ def find_files(pattern: str, *, with_done: bool = False, with_named: bool = Fals
         pattern: what to look for
         with_done: return the done files too, as if they still had their names: `.NAME`, `.NAME.1`, …, `NAME`
         with_named: return those done files that the pattern itself names, dot and all
+        stops: once it returns True, no more directories are looked into
     """
     directory, name_pattern = split_pattern(pattern)
-    matching = _files(os.path.join(directory, name_pattern))
-    dotted = _files(os.path.join(directory, ".*")) if with_done else []
+    matching = _files(os.path.join(directory, name_pattern), stops)
+    dotted = _files(os.path.join(directory, ".*"), stops) if with_done else []
     paths = in_order(matching, dotted, name_pattern, with_named=with_named or with_done)
     # A directory can be reached by several names.
     real = {directory: os.path.realpath(directory) for directory in {os.path.dirname(path) for path in paths}}
@@ -112,11 +115,11 @@ def _original(path: str, name_pattern: str = "*") -> tuple[str, float] | None:
     return f"{directory}{slash}{match[1]}", int(match[2] or 0)
 
 
-def _files(pattern: str) -> list[str]:
-    return [path for path in _expand(pattern) if not os.path.isdir(path)]
+def _files(pattern: str, stops: Callable[[], bool]) -> list[str]:
+    return [path for path in _expand(pattern, stops) if not os.path.isdir(path)]
 
 
-def _expand(pattern: str) -> Iterator[str]:
+def _expand(pattern: str, stops: Callable[[], bool]) -> Iterator[str]:
     """Yield what a pattern matches. Python's own `**` goes around in circles where links do."""
     before, stars, after = _at_two_stars(pattern)
     if not stars:
@@ -124,7 +127,9 @@ def _expand(pattern: str) -> Iterator[str]:
         return
     for root in glob.glob(before) if before else [""]:
         for directory in _tree(root):
-            yield from _expand(os.path.join(glob.escape(directory), after))
+            if stops():
+                return
+            yield from _expand(os.path.join(glob.escape(directory), after), stops)
 
 
 def _at_two_stars(pattern: str) -> tuple[str, str, str]:

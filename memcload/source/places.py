@@ -24,7 +24,9 @@ def source_of(
     """
     pattern = re.sub(r"^(?:file|local)://", "", pattern)
     if "://" not in pattern:
-        return LocalSource(pattern, with_done=with_done, with_named=with_named, min_age=min_age)
+        return LocalSource(
+            pattern, with_done=with_done, with_named=with_named, min_age=min_age, stops=lambda: cancel.is_set
+        )
     from memcload.source.remote import RemoteSource  # here: only who loads from a store needs it
 
     return RemoteSource(pattern, cancel, grace, with_done=with_done, with_named=with_named, min_age=min_age)

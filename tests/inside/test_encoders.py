@@ -107,7 +107,7 @@ lines = st.one_of(
 texts_of_lines = st.lists(st.lists(lines, max_size=6).map(b"".join), max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts_of_lines, st.sampled_from(list(ROUTERS.values())))
 @example([b"\t" * 40 + b"\n"], ONE)
 @example([b"idfa\tx\t1\t1\t" + b"1234," * 4 + b"12\n"], ONE)

@@ -63,7 +63,7 @@ def random_addresses(generator: random.Random, count: int) -> list[str]:
 def test_a_compiled_route_chooses_as_the_rule_does(routing: RoutingName) -> None:
     generator = random.Random(13)
     route = checked_route(routing)
-    for _ in range(40):
+    for _ in range(20):
         counts = [generator.choice([1, 2, 3, 4, 5, 7, 8, 9, 10, 17, 25, 64]) for _ in DEVICE_TYPES]
         servers = {name: random_addresses(generator, n) for name, n in zip(DEVICE_TYPES, counts, strict=True)}
         router = Router(servers, routing)

@@ -43,6 +43,16 @@ def silent_server() -> Iterator[tuple[str, socket.socket]]:
         yield f"127.0.0.1:{listening.getsockname()[1]}", listening
 
 
+def make_ready(servers: Servers) -> None:
+    """Have these servers up and empty, whatever an earlier test did to them."""
+    for server in servers.values():
+        if server.running:
+            server.thaw()
+            server.flush()
+        else:
+            server.restart()
+
+
 def contents(servers: Servers) -> dict[bytes, Item]:
     """Return everything that the servers hold; each key has to lie on the server of its device type."""
     items: dict[bytes, Item] = {}

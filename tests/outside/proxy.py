@@ -175,7 +175,7 @@ class FaultyProxy:
                         server.sendall(piece)
             except Reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            except (Cut, TimeoutError):
+            except (Cut, OSError):
                 pass
             if fault.answers:
                 server.shutdown(socket.SHUT_WR)  # it closes once it has worked on all of it

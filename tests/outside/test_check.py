@@ -16,9 +16,9 @@ from tests.outside.loading import PARALLEL, REFERENCE, Finished, Loader, Running
 from tests.outside.logs import make_old, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, contents, everywhere, silent_server
 from tests.outside.spec import TYPES
+from tests.outside.terminal import Session
 from tests.outside.test_disks import as_nobody, run_as
 from tests.outside.test_one_run import held
-from tests.outside.test_terminal import Session
 from tools.make_logs import write_logs
 
 FINE = "Ready to load"
@@ -59,7 +59,7 @@ def test_everything_is_told_of_servers_files_and_places(inbox: Path, servers: Se
     for name in TYPES:
         (server,) = about(checked, servers[name].address)
         assert re.search(
-            rf"^{name} .*: version [\d.]+, meta commands, 0 items, 0 of 64 MiB used, \d+ evictions, "
+            rf"^{name} .*: version [\d.]+, meta commands, [\d,]+ items, \d+ of 64 MiB used, \d+ evictions, "
             "about 40 pending records need 1 MiB",
             server,
         )

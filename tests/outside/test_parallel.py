@@ -22,7 +22,7 @@ from tests.outside.loading import (
     run,
 )
 from tests.outside.logs import line, names, numbered, write_gz
-from tests.outside.memcached import Servers, closed_port, contents
+from tests.outside.memcached import Servers, closed_port, contents, make_ready
 from tests.outside.spec import TYPES, Item, expected
 from tools.make_logs import write_logs
 
@@ -81,6 +81,7 @@ def mixed_logs(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 @pytest.fixture(scope="module")
 def reference(mixed_logs: list[bytes], running_servers: Servers) -> Outcome:
     """What the reference loader leaves of them."""
+    make_ready(running_servers)
     return load_into_empty(REFERENCE, mixed_logs, running_servers)
 
 

@@ -16,7 +16,7 @@ from tests.outside.loading import PARALLEL, Finished, Running, load, run
 from tests.outside.logs import huge_line, line, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, closed_port, everywhere, silent_server
 from tests.outside.spec import TYPES
-from tests.outside.test_terminal import Session
+from tests.outside.terminal import Session
 
 FIGURES = ("checked", "present", "superseded", "too_large", "missing", "different", "unanswered")
 HURRIED = ("--timeout", "0.2", "--connect-timeout", "0.2", "--retries", "0")
