@@ -211,6 +211,8 @@ class MemcacheClient:
     def _explain(self, error: Exception) -> Failure:
         """Return what an error means; find out whether a server that ends new connections wants TLS."""
         server = self.server
+        if isinstance(error, ConnectionRefusedError):
+            server.is_gone()
         if isinstance(error, ConnectionError) and not server.version and not self._settings.tls:
             if isinstance(error, Closed):
                 return Failure("closed the connection at once: if it wants TLS, use --tls")

@@ -22,6 +22,15 @@ def text(value: str) -> str:
     return value
 
 
+def pattern(value: str) -> str:
+    """Read a pattern; one that names a store must not tell a secret, which the log would show."""
+    if re.match(r"[a-z][a-z0-9+.-]*://[^/@]*:(?!\d{1,5}/)[^@]*@", value, re.IGNORECASE):
+        raise ArgumentTypeError(
+            "it has a password in it; leave that out: the store's library takes it from the environment or a profile"
+        )
+    return text(value)
+
+
 def truth(value: str) -> bool:
     """Read yes or no."""
     lowered = value.lower()

@@ -259,8 +259,13 @@ def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[
                     parser.error(f"--{device_type} {address}: --tls does not work over a Unix socket")
     outputs: dict[str, str] = {}
     for name in ("log", "report", "metrics"):
-        path = os.path.realpath(values[name]) if values.get(name, "-") != "-" else None
-        if path is None or (os.path.exists(path) and not os.path.isfile(path)):
+        if values.get(name, "-") == "-":
+            continue
+        try:
+            path = os.path.realpath(values[name])
+        except OSError as error:  # the current directory is gone
+            parser.error(f"--{name} {values[name]}: {error.strerror}: give an absolute path")
+        if os.path.exists(path) and not os.path.isfile(path):
             continue
         if path in outputs:
             parser.error(f"--{outputs[path]} and --{name} are the same file")

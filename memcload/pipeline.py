@@ -5,8 +5,8 @@ line hands its batches, and those of blocks that were finished early, to the que
 partition's queue has its batches in the order of the blocks, and its one sender stores them in that order,
 neighbours together in one request: the last record of a key wins, as if there were but one thread.
 
-A block holds its slot until all its batches are answered. The number of slots bounds the memory, whatever the number
-of partitions, and how far the other servers can be ahead of a slow one.
+A block holds its slot until all its batches are answered, and those of all blocks before it. The number of slots bounds
+the memory, whatever the number of partitions, and how far the other servers can be ahead of a slow one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def blocks_of(files: Iterable[FileLoad], size: int, *, mixed: bool = True) -> It
                 file.texts_out += 1
                 block.append((file, lines))
                 filled += len(lines)
-            if filled >= size:
+            if filled > size // 2:  # a large file's texts are a little shorter than `size`
                 yield block
                 block, filled = [], 0
             elif not lines:
@@ -106,9 +106,9 @@ class Pipeline:
         self._next_to_queue = 0
         self._is_aborted = False
         self._results: dict[int, _Block] = {}  # finished blocks waiting for earlier ones; the caller's, as is the rest
-        self._put = 0
-        self._under_way = 0
-        self._next_result = 0
+        self._put = 0  # how many blocks were put in; of these
+        self._known = 0  # how many are finished, with all before them
+        self._told = 0  # how many the caller has got the results of
         self._encoders = [threading.Thread(target=self._run, args=(self._encode,)) for _ in range(encode_threads)]
         self._senders = [threading.Thread(target=self._run, args=(self._send, p)) for p in partitions]
         for thread in self._encoders + self._senders:
@@ -136,24 +136,23 @@ class Pipeline:
 
     def put(self, texts: list[Text]) -> None:
         """Put the next block in; wait for a free slot."""
-        while self._under_way >= self._slots:
+        while self._put - self._known >= self._slots:
             self._collect()
         self._submitted.put((self._put, texts))
         self._put += 1
-        self._under_way += 1
 
     def finished(self) -> Iterator[TextResult]:
         """Yield what became of the texts, in their order, as far as that is known."""
         while not self._finished.empty():
             self._collect()
-        while self._next_result in self._results:
-            block = self._results.pop(self._next_result)
-            self._next_result += 1
+        while self._told < self._known:
+            block = self._results.pop(self._told)
+            self._told += 1
             yield from block.results
 
     def drain(self) -> Iterator[TextResult]:
         """Wait for all blocks and yield what became of their texts, in their order."""
-        while self._under_way:
+        while self._known < self._put:
             self._collect()
         yield from self.finished()
 
@@ -163,7 +162,8 @@ class Pipeline:
         if isinstance(block, BaseException):
             raise block
         self._results[block.number] = block
-        self._under_way -= 1
+        while self._known in self._results:
+            self._known += 1
 
     # -- the threads
 
@@ -179,14 +179,15 @@ class Pipeline:
         while (submitted := self._submitted.get()) is not None:
             encoder = encoder or self._new_encoder()
             number, texts = submitted
-            encoded = encoder.encode([] if self._stops else [lines for _, lines in texts])
+            encoded = encoder.encode([lines for _, lines in texts], self._stops)
+            if self._stops():  # it may lack something
+                encoded = encoder.encode([])
             results = [
                 TextResult.of(file, text, self._show(lines) if self._show else [])
                 for (file, lines), text in zip(texts, encoded.texts, strict=False)  # none are encoded if it stops
             ]
             self._hand_over(_Block(number, texts, results, encoded))
 
-    @property
     def _stops(self) -> bool:
         return self._is_aborted or self._cancel.is_set
 
@@ -225,7 +226,7 @@ class Pipeline:
     def _store(self, partition: Partition, items: Sequence[tuple[_Block, Batch]]) -> None:
         """Store neighbouring batches, and deal what became of them back to their texts."""
         deliveries = [Delivery()] * len(items)
-        if not self._stops:
+        if not self._stops():
             files = [block.texts[-1][0].number for block, _ in items]
             deliveries = self._sink.store(partition, [batch for _, batch in items], files)
         for (block, batch), delivery in zip(items, deliveries, strict=True):

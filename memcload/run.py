@@ -16,6 +16,7 @@ from memcload.cluster.job import NewClient
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
+from memcload.file_load import Rules
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
@@ -30,10 +31,11 @@ from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
 from memcload.source.holding import DirectoryHeld, NoLocks
-from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
+from memcload.source.places import source_of
+from memcload.source.source import Source
 from memcload.throttle import Throttle
-from memcload.tracker import Rules, Tracker
+from memcload.tracker import Tracker
 from memcload.verify import ComparingSink, Verifier
 
 EXIT_OK = 0
@@ -125,7 +127,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
 
     def lock_and_load(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
-        source = _source(options)
+        source = _source(options, cancel)
         results = Results(router.partitions, fleet.servers, options.max_error_rate, options.dry)
         try:
             with _locked(source, options) as paths:
@@ -151,7 +153,7 @@ def check(options: Options, new_client: NewClient) -> int:
     def look(cancel: Cancel) -> int:
         router, connect = _servers(options, new_client, cancel, retries=0)
         plan = Plan(
-            source=_source(options),
+            source=_source(options, cancel),
             router=router,
             tls=options.tls,
             rejects=options.rejects,
@@ -163,8 +165,7 @@ def check(options: Options, new_client: NewClient) -> int:
         findings = check_load(plan, connect, options.connect_timeout + options.timeout, cancel)
         if cancel.signal is None:
             show_findings(findings, as_table=options.progress)
-        is_clean = not any(finding.problem for finding in findings)
-        return _exit_code(options, cancel, is_clean)
+        return _exit_code(options, cancel, not any(finding.problem for finding in findings))
 
     return _guard(options, look)
 
@@ -175,7 +176,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
 
     def find_and_verify(cancel: Cancel) -> int:
         router, fleet = _fleet(options, new_client, cancel)
-        source = _source(options)
+        source = _source(options, cancel)
         verification = Verification(router.partitions, fleet.servers)
         try:
             paths = source.find()
@@ -204,7 +205,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
 
 
 @contextmanager
-def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
+def _locked(source: Source, options: Options) -> Iterator[list[str]]:
     """Hold the directories of the files that are to be loaded, and give their paths."""
     if options.dry:  # it only reads, so another run may be at work
         yield source.find()
@@ -263,7 +264,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
         return EXIT_FAILED
     except OSError as error:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
-        return EXIT_FAILED
+        return _exit_code(options, cancel, is_clean=False)
     except Exception as error:
         LOG.error("Internal error: %s: %s (run with --log-level debug for details)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
@@ -306,9 +307,11 @@ def _unreadable(error: OSError, options: Options) -> str:
     return f"{error.filename}: {(error.strerror or str(error)).lower()}{names[0] if names else ''}"
 
 
-def _source(options: Options) -> LocalSource:
+def _source(options: Options, cancel: Cancel) -> Source:
     verifies = isinstance(options, ParallelOptions) and options.verify
-    return LocalSource(options.pattern, with_done=options.again, with_named=verifies, min_age=options.min_age)
+    return source_of(
+        options.pattern, cancel, options.timeout, with_done=options.again, with_named=verifies, min_age=options.min_age
+    )
 
 
 def _rules(options: Options) -> Rules:
@@ -324,6 +327,5 @@ def _rules(options: Options) -> Rules:
 
 
 def _exit_code(options: Options, cancel: Cancel, is_clean: bool) -> int:
-    if cancel.signal is not None:
-        return 128 + cancel.signal
-    return EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
+    unstopped = EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
+    return unstopped if cancel.signal is None else 128 + cancel.signal

@@ -52,4 +52,4 @@ def load_on_cluster(run: Run) -> None:
         )
     except ClusterError as error:
         LOG.error("%s", error)
-        run.tracker.stopped_by = f"the cluster: {error}"
+        run.cancel.set(cause=f"the cluster: {error}")

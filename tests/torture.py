@@ -21,7 +21,7 @@ from tests.outside.fuzzing import Difference, fuzz
 from tests.outside.loading import Running
 from tests.outside.logs import line
 from tests.outside.spec import TYPES
-from tests.torture_faults import FAULTS, ROUTINGS, Loss, try_fault
+from tests.outside.torture_faults import FAULTS, ROUTINGS, Loss, try_fault
 from tools.servers import four_servers
 
 LINES_A_ROUND = 20_000

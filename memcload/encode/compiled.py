@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from memcload.encode.encoder import Encoded, EncodedText, LineReader
+from memcload.encode.encoder import Encoded, EncodedText, LineReader, never
 from memcload.encode.layout import WORD, Kernel, Lengths, Progress, Row, Shape, lookup_words, rules_for
 from memcload.memcached.batch import LOOKUP_SIZE, Batch, Lookup
 from memcload.memcached.protocol import meta_set, meta_set_flags
@@ -70,13 +70,13 @@ class CompiledEncoder:
         self._progress = Progress()
         self._buffers = self._make_buffers(0)
 
-    def encode(self, texts: Sequence[bytes]) -> Encoded:
-        """Encode texts of whole lines."""
+    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
+        """Encode texts of whole lines, unless that has to stop."""
         length = sum(map(len, texts))
         if length > self._buffers.length:
             self._buffers = self._make_buffers(length + length // 8)  # the next block may be a little larger
         ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
-        encoded = [self._encode_text(text) for text in texts]
+        encoded = [self._encode_text(text, stops) for text in texts]
         return Encoded([self._batch(partition) for partition in range(len(self._rows))], encoded)
 
     def lookups(self, batch: Batch) -> Iterator[Lookup]:
@@ -99,7 +99,7 @@ class CompiledEncoder:
     def _make_buffers(self, length: int) -> _Buffers:
         return _Buffers(len(self._rows), length, len(self._flags), self._table)
 
-    def _encode_text(self, text: bytes) -> EncodedText:
+    def _encode_text(self, text: bytes, stops: Callable[[], bool]) -> EncodedText:
         if text and not text.endswith(b"\n"):
             raise ValueError("a text consists of whole lines")
         counts = [row.count for row in self._rows]
@@ -108,7 +108,7 @@ class CompiledEncoder:
         progress.position = progress.line = progress.skipped = 0
         while progress.position < len(text):
             self.kernel.encode(text, len(text), self._rules, progress, self._rows, *buffers.addresses, buffers.shape)
-            if progress.position == len(text):
+            if progress.position == len(text) or stops():
                 break
             line_end = text.index(b"\n", progress.position)
             record = self._reader.read(text[progress.position : line_end], progress.line, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -45,11 +45,19 @@ class Encoded(NamedTuple):
     texts: list[EncodedText]
 
 
+def never() -> bool:
+    """Return False: go on to the end."""
+    return False
+
+
 class Encoder(Protocol):
     """Turns texts into batches. One thread uses one encoder."""
 
-    def encode(self, texts: Sequence[bytes]) -> Encoded:
-        """Encode texts of whole lines, each ended by a line feed; a batch has the records of all texts in order."""
+    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
+        """Encode texts of whole lines, each ended by a line feed; a batch has the records of all texts in order.
+
+        Once `stops()` is true it returns soon, whatever is left, and the caller has to throw away what it gets.
+        """
         ...
 
     def lookups(self, batch: Batch) -> Iterator[Lookup]:
@@ -101,8 +109,8 @@ class PythonEncoder:
         self._partitions = len(router.partitions)
         self._flags = meta_set_flags(ttl)
 
-    def encode(self, texts: Sequence[bytes]) -> Encoded:
-        """Encode texts of whole lines."""
+    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
+        """Encode texts of whole lines, unless that has to stop."""
         commands: list[list[bytes]] = [[] for _ in range(self._partitions)]
         ends = [array("i") for _ in range(self._partitions)]
         lines = [array("i") for _ in range(self._partitions)]
@@ -113,6 +121,8 @@ class PythonEncoder:
             split.pop()
             found = EncodedText(len(split), [0] * self._partitions)
             for number, line in enumerate(split):
+                if stops():
+                    break
                 record = self._reader.read(line, number, found)
                 if record is None:
                     continue

@@ -181,6 +181,13 @@ class Server:
                 self.label,
             )
 
+    def is_gone(self) -> None:
+        """Take note that nobody listens there: what ended a connection may have been its end, and no proxy's way."""
+        if not self._has_told_stats:
+            self.detects_restarts = True
+        if not self.speaks_meta:
+            self.closes_at_probe = False
+
     def sets_acknowledged(self) -> int:
         """Return the least that `cmd_set` must be in statistics from now on if the process is the same."""
         return self._sets

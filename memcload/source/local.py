@@ -7,13 +7,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from memcload.source import linux
 from memcload.source.holding import hold
 from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
+from memcload.source.rejects import Rejects
 
 
 class LocalFile(InputFile):
@@ -42,6 +43,11 @@ class LocalFile(InputFile):
     def age(self) -> float:
         """Seconds since the file was last written to; negative if it is dated in the future."""
         return time.time() - self.stat.st_mtime
+
+    @property
+    def mode(self) -> int:
+        """Who may read and write the file."""
+        return stat.S_IMODE(self.stat.st_mode)
 
     def is_unchanged(self) -> bool:
         """Return True if the path still names the file that was opened, as it was then."""
@@ -77,15 +83,23 @@ class LocalSource:
         with_done: find the files that are done too, in the order in which they were loaded
         with_named: find those done files that the pattern itself names
         min_age: leave files that are younger, in seconds; a file dated in the future is not young
+        stops: once it returns True, no more directories are looked into
     """
 
     def __init__(
-        self, pattern: str, *, with_done: bool = False, with_named: bool = False, min_age: float = 0.0
+        self,
+        pattern: str,
+        *,
+        with_done: bool = False,
+        with_named: bool = False,
+        min_age: float = 0.0,
+        stops: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pattern = pattern
         self._with_done = with_done
         self._with_named = with_named
         self._min_age = min_age
+        self._stops = stops
         self._held: set[str] | None = None  # the directories, once there is a lock
 
     def find(self) -> list[str]:
@@ -95,7 +109,7 @@ class LocalSource:
             PatternError: the pattern is a directory, or what is fixed of it does not exist or can't be read
         """
         check_pattern(self.pattern)
-        paths = find_files(self.pattern, with_done=self._with_done, with_named=self._with_named)
+        paths = find_files(self.pattern, with_done=self._with_done, with_named=self._with_named, stops=self._stops)
         return [path for path in paths if self._is_held(path) and not self._is_too_young(path)]
 
     def _is_held(self, path: str) -> bool:
@@ -140,6 +154,15 @@ class LocalSource:
         """Open a file; raise OSError where it can't be opened or is no regular file."""
         return LocalFile(path)
 
+    def exists(self, path: str) -> bool:
+        """Return True if there is something of this name."""
+        return os.path.lexists(path)
+
+    def new_rejects(self, path: str, directory: str | None, limit: int) -> Rejects:
+        """Return what keeps the rejected lines of a file, to save them in a directory or beside the file."""
+        own_directory, name = os.path.split(path)
+        return Rejects(name, own_directory if directory is None else directory, limit)
+
     def why_not_renamable(self, path: str) -> str | None:
         """Return why a file could not be renamed once it is loaded, as far as that can be known; None if it could."""
         if is_done(path):
@@ -160,7 +183,7 @@ class LocalSource:
             return f"{error.strerror}"
         return None
 
-    def finalize(self, path: str, *, damaged: bool) -> str:
+    def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str:
         """Give a file that is done, or damaged, the name for that; return its new path. Raises OSError."""
         return set_aside(path) if damaged else dot_rename(path)
 

@@ -156,6 +156,12 @@ def test_what_only_a_link_leads_to_is_found(tmp_path_factory: pytest.TempPathFac
     assert find_files("x/link/**/*.gz") == ["x/link/deep/a.gz"]
 
 
+def test_no_more_directories_are_looked_into_once_the_search_is_to_stop() -> None:
+    touch(*(f"{number}/a" for number in range(9)))
+    looks = iter([False] * 4)
+    assert len(LocalSource("**/a", stops=lambda: next(looks, True)).find()) < 5
+
+
 def test_hidden_directories_are_left_alone() -> None:
     touch(".hidden/a.gz", "x/.hidden/a.gz", "x/a.gz")
     assert find_files("**/*.gz") == ["x/a.gz"]

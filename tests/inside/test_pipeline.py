@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memcload.cancel import Cancel
-from memcload.encode.encoder import Encoded, PythonEncoder
+from memcload.encode.encoder import Encoded, PythonEncoder, never
 from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.batch import Batch, Refusal
 from memcload.memcached.routing import Partition, Router
@@ -46,9 +46,9 @@ class NotingSink:
 class SlowEncoder(PythonEncoder):
     """Takes its time, not always the same."""
 
-    def encode(self, texts: Sequence[bytes]) -> Encoded:
+    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
         time.sleep(random.uniform(0, 0.003))
-        return super().encode(texts)
+        return super().encode(texts, stops)
 
 
 def one_server_each() -> Router:
@@ -222,7 +222,7 @@ class Pieces(FileLoad):
 def test_small_files_share_blocks_and_large_ones_fill_many() -> None:
     files = [Pieces("a", b"x" * 40), Pieces("b", b"x" * 40), Pieces("c", *[b"x" * 100] * 3), Pieces("d", b"x")]
     blocks = [[(file.path, len(text)) for file, text in block] for block in blocks_of(files, 100) if block]
-    assert blocks == [[("a", 40), ("b", 40), ("c", 100)], [("c", 100)], [("c", 100)], [("d", 1)]]
+    assert blocks == [[("a", 40), ("b", 40)], [("c", 100)], [("c", 100)], [("c", 100)], [("d", 1)]]
     assert [(file.texts_out, file.is_read) for file in files] == [(1, True), (1, True), (3, True), (1, True)]
 
 

@@ -387,6 +387,22 @@ def test_what_makes_a_proxy_close_its_connection_is_not_done_twice(
     assert len(log.messages) == 1
 
 
+def test_a_server_that_ended_while_it_was_asked_is_no_proxy(memcached: MemcachedServer) -> None:
+    with Peer(Picky(memcached.address)) as peer:
+        client = MemcacheClient(peer.address, retries=0)
+        client.store([make_batch(RECORDS)])
+        assert not client.server.detects_restarts
+    with pytest.raises(ServerDown, match=r"closed|reset|refused"):
+        client.store([make_batch(RECORDS)])
+    with pytest.raises(ServerDown, match="refused"):
+        client.store([make_batch(RECORDS)])
+    with MemcachedServer.start(port=int(peer.address.rpartition(":")[2])):
+        client.store([make_batch(RECORDS)])
+        assert client.server.detects_restarts
+        assert client.server.speaks_meta
+    client.close()
+
+
 def twemproxy(upstream: str, directory: Path) -> AbstractContextManager[str]:
     """Start a twemproxy before a memcached; its address is what it yields."""
 

@@ -249,8 +249,8 @@ def test_a_cancelled_run_leaves_a_request_the_time_of_one_timeout(pair: Pair) ->
 
     thread = threading.Thread(target=read_steadily)
     thread.start()
-    threading.Timer(0.2, cancel.set).start()
     started = time.monotonic()
+    threading.Timer(0.2, cancel.set).start()
     with pytest.raises(Stopped):
         Channel(pair[0], 0.3, cancel).exchange((bytes(100_000) for _ in range(1000)), BatchReply(1))
     assert 0.5 <= time.monotonic() - started < 1

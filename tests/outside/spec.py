@@ -64,7 +64,7 @@ def expected(*logs: bytes) -> Expected:
     """Return what becomes of the lines of these files."""
     result = Expected()
     for log in logs:
-        lines = log.split(b"\n")
+        lines = log.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # a byte order mark is not part of the first line
         if not lines[-1]:
             lines.pop()
         for number, line in enumerate(lines, start=1):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +15,7 @@ from tests.outside.loading import DEFAULT, PARALLEL, Loader, Running, both_loade
 from tests.outside.logs import line, numbered, write_gz
 from tests.outside.memcached import Servers, closed_port, everywhere, silent_server
 from tests.outside.proxy import FaultyProxy
+from tests.outside.secure import make_certificate, memcached
 from tests.outside.spec import TYPES
 from tests.outside.test_check import about, check
 from tools.make_logs import write_logs
@@ -71,49 +67,8 @@ def test_a_signal_ends_it(inbox: Path) -> None:
         assert time.monotonic() - started < 5
 
 
-@contextmanager
-def memcached(*options: str) -> Iterator[str]:
-    """Start a memcached that a plain client can't talk to, and give its address."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-    user = ["-u", "root"] if os.geteuid() == 0 else []
-    process = subprocess.Popen(
-        ["memcached", "-l", "127.0.0.1", "-p", str(port), *user, *options], stderr=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                break
-        else:
-            pytest.skip("this memcached can't be started so")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("needs the command openssl")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
-    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*command, *options], check=True, capture_output=True)
-    return cert, key
-
-
-def test_tls_that_is_missing_unwanted_or_not_trusted_is_told(
-    inbox: Path, servers: Servers, certificate: tuple[Path, Path]
-) -> None:
-    cert, key = certificate
+def test_tls_that_is_missing_unwanted_or_not_trusted_is_told(inbox: Path, tmp_path: Path, servers: Servers) -> None:
+    cert, key = make_certificate(tmp_path)
     with memcached("-Z", "-o", f"ssl_chain_cert={cert}", "-o", f"ssl_key={key}") as address:
         asked = [*everywhere(address), "--check"]
         plain = run(PARALLEL, inbox / "*", *asked)

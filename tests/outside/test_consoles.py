@@ -264,3 +264,17 @@ def test_a_directory_that_is_missing_is_no_success(tmp_path: Path, servers: Serv
     (tmp_path / "there").mkdir()
     assert run(loader, f"{tmp_path}/there/*.gz", *addresses(servers), *outputs(tmp_path)).exit_code == 0
     assert "\nmemc_load_last_success_timestamp_seconds " in (tmp_path / "load.prom").read_text()
+
+
+@pytest.mark.parametrize("option", ["--report", "--metrics", "--log"])
+@both_commands
+def test_a_relative_path_in_a_directory_that_is_gone_is_wrong_usage(
+    inbox: Inbox, tmp_path: Path, servers: Servers, loader: Loader, option: str
+) -> None:
+    (tmp_path / "gone").mkdir()
+    prefix = ("sh", "-c", f'cd {tmp_path}/gone && rmdir ../gone && exec "$@"', "gone")
+    finished = run(loader, inbox.pattern, *addresses(servers), option, "file", prefix=prefix)
+    assert finished.exit_code == 2
+    assert len(finished.log) == 1
+    assert option in finished.log[0]
+    assert inbox.renamed() == []

@@ -180,8 +180,7 @@ def test_links_that_lead_around_in_circles_come_to_an_end(tmp_path: Path, server
 # --- rejected lines -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loader", [PARALLEL[:3], DEFAULT], ids=["python", "default"])
-@pytest.mark.parametrize("kept", [None, 1000])
+@pytest.mark.parametrize(("loader", "kept"), [(PARALLEL[:3], None), (DEFAULT, 1000)], ids=["python", "default"])
 def test_millions_of_bad_lines_take_little_memory_and_disk(
     tmp_path: Path, servers: Servers, loader: Loader, kept: int | None
 ) -> None:

@@ -16,8 +16,8 @@ import pty
 import random
 import select
 import signal
+import socket
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +27,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from backports import zstd
 
 from tests.outside.faults import (
     AnswersAndCloses,
@@ -49,11 +51,6 @@ from tests.outside.memcached import contents
 from tests.outside.proxy import Fault, FaultyProxy, NewFault
 from tests.outside.spec import TYPES, Expected, Item, expected
 from tools.servers import MemcachedServer
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 CERTAIN = 0.1  # seconds in which a file that was confirmed before a server's end has been renamed
 ROUTINGS = ("rendezvous", "crc32", "python-memcached", "ketama")
@@ -153,6 +150,13 @@ class Trial:
     def flush_server(self) -> None:
         self.lose_memory(self.server.flush)
 
+    def reset_statistics(self) -> None:
+        """Let the server forget what it counted, by which it is known that it has forgotten nothing else."""
+        host, port = self.server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(b"stats reset\r\n")
+            assert connection.recv(100) == b"RESET\r\n"
+
     def freeze_server(self) -> None:
         self.server.freeze()
 
@@ -188,6 +192,7 @@ EVENTS: dict[str, Callable[[Trial], None]] = {
     "server killed, back after a moment": Trial.kill_server_for_a_while,
     "server restarted": Trial.restart_server,
     "server flushed": Trial.flush_server,
+    "statistics reset": Trial.reset_statistics,
     "server frozen": Trial.freeze_server,
     "server frozen, thawed after a moment": Trial.freeze_server_for_a_while,
     "loader killed": Trial.kill_loader,
@@ -385,7 +390,9 @@ def _load_with_fault(trial: Trial, where: Sequence[str], report: Path, on_termin
         if on_terminal:
             trial.terminal = stack.enter_context(Terminal())
             ignores = rng.choice(("", "trap '' HUP; "))
-            prefix = ("sh", "-c", ignores + 'exec "$@" 2>"$0"', trial.terminal.name)
+            prefix = ("sh", "-c", ignores + 'exec "$@" 2<>"$0"', trial.terminal.name)
+            before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the loader would ignore it in any case
+            stack.callback(signal.signal, signal.SIGHUP, before)
         trial.loader = stack.enter_context(
             Running(some_loader(rng), trial.inbox.pattern, *where, *options, "--report", str(report), prefix=prefix)
         )
