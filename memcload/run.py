@@ -31,7 +31,7 @@ from memcload.pipeline import Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
 from memcload.source.holding import DirectoryHeld, NoLocks
-from memcload.source.pattern import PatternError
+from memcload.source.pattern import NoLibrary, PatternError
 from memcload.source.places import source_of
 from memcload.source.source import Source
 from memcload.throttle import Throttle
@@ -256,7 +256,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
     except DirectoryHeld as error:
         LOG.error("%s", error)
         return EXIT_HELD
-    except (EngineError, UsageError) as error:
+    except (EngineError, NoLibrary, UsageError) as error:
         LOG.error("%s", error)
         return EXIT_USAGE
     except (PatternError, NoLocks) as error:

@@ -15,6 +15,10 @@ class PatternError(Exception):
     """The pattern can't mean any file; the message says why, and what to do."""
 
 
+class NoLibrary(Exception):
+    """Nothing that is installed reaches the store that the pattern names; the message says how to get it."""
+
+
 def is_done(path: str) -> bool:
     """Return True if a file was renamed because it was done."""
     return os.path.basename(path).startswith(".")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memcload.cancel import Cancel
+from memcload.source.pattern import NoLibrary
 from memcload.source.store_errors import Conflict, Stopped, explained
 
 _PATIENCE = 20.0  # seconds for an operation
@@ -32,6 +33,7 @@ _CHUNK = 1 << 20  # bytes that are read at a time
 _PART = 1 << 23  # bytes, where each part is a request
 _LARGEST_COPY = 5 << 30  # bytes, of a single request to S3
 _NOBODY_HAS = '"00000000000000000000000000000000"'  # an ETag
+_S3 = ("s3://", "s3a://")
 _LIBRARIES = ("fsspec", "s3fs", "aiobotocore", "botocore", "asyncio", "gcsfs", "adlfs")
 
 
@@ -101,11 +103,15 @@ class Store:
         url: one of its URLs.
         cancel: ends waiting for it.
         grace: how many seconds after that.
+
+    Raises:
+        NoLibrary: what reaches such a store is not installed
     """
 
     def __init__(self, url: str, cancel: Cancel, grace: float) -> None:
-        self.scheme = url.partition("://")[0]
+        self._is_s3 = url.startswith(_S3)
         self._url = url
+        self._class = _file_system_class(url)
         self._cancel = cancel
         self._grace = grace
         for library in _LIBRARIES:  # what they have to say would come in between the lines of the log
@@ -113,7 +119,7 @@ class Store:
 
     @functools.cached_property
     def _system(self) -> Any:
-        return self._call(self._url, lambda: _file_system(self.scheme, self._url))
+        return self._call(self._url, lambda: _file_system(self._class, self._url))
 
     def with_more_grace(self) -> Store:
         """Return this store for what comes last in a run."""
@@ -124,7 +130,7 @@ class Store:
     @property
     def has_conditional_replace(self) -> bool:
         """True if `replace` can be held to an ETag."""
-        return self.scheme in ("s3", "s3a")
+        return self._is_s3
 
     @property
     def is_cancelled(self) -> bool:
@@ -137,7 +143,7 @@ class Store:
         What it raises is the library's own. Where the store can hold to that, all is of the object that is known.
         """
         path = self._path(url)
-        if self.scheme in ("s3", "s3a"):
+        if self._is_s3:
             yield from _stream(self._system, path, entry, position)
             return
         while position < entry.size:
@@ -202,7 +208,7 @@ class Store:
             OSError: it can't be copied
         """
         source, path = self._path(url), self._path(target)
-        if self.scheme in ("s3", "s3a") and entry.size <= _LARGEST_COPY:
+        if self._is_s3 and entry.size <= _LARGEST_COPY:
             # What s3fs itself does with larger objects is no single request, and keeps to no condition.
             (bucket, key, _), (from_bucket, from_key, _) = map(self._system.split_path, (path, source))
             what = {
@@ -245,13 +251,25 @@ class Store:
         return Call(url, function).result(patience or _PATIENCE, self._cancel, self._grace)
 
 
-def _file_system(scheme: str, url: str) -> Any:
-    """Make the file system of fsspec that a URL means. Credentials come from where its library looks for them."""
-    import fsspec  # here: only who loads from a store needs it
+def _file_system_class(url: str) -> Any:
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec  # here: only who loads from a store needs it
 
-    system = fsspec.get_filesystem_class(scheme)
-    options = dict(system._get_kwargs_from_urls(url))
-    if scheme in ("s3", "s3a"):
+        return fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        advice = "pip install -r requirements-s3.txt" if url.startswith(_S3) else f"{error}"
+        raise NoLibrary(f"{url}: a library that {scheme}:// needs is not installed: {advice}") from None
+    except ValueError:
+        raise NoLibrary(f"{url}: {scheme}:// is no kind of store that fsspec knows; check the pattern") from None
+
+
+def _file_system(kind: Any, url: str) -> Any:
+    """Make the file system of fsspec that a URL means. Credentials come from where its library looks for them."""
+    import fsspec
+
+    options = dict(kind._get_kwargs_from_urls(url))
+    if url.startswith(_S3):
         settings: dict[str, Any] = {
             "connect_timeout": 5,
             "read_timeout": 60,
@@ -260,9 +278,12 @@ def _file_system(scheme: str, url: str) -> Any:
         for setting in ("request_checksum_calculation", "response_checksum_validation"):
             if f"AWS_{setting.upper()}" not in os.environ:
                 settings[setting] = "when_required"  # stores other than Amazon's know no more
-        options["config_kwargs"] = {**settings, **fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})}
-    made = system(use_listings_cache=False, skip_instance_cache=True, **options)
-    if scheme in ("s3", "s3a"):
+        options["config_kwargs"] = {
+            **settings,
+            **fsspec.config.conf.get(url.partition("://")[0], {}).get("config_kwargs", {}),
+        }
+    made = kind(use_listings_cache=False, skip_instance_cache=True, **options)
+    if url.startswith(_S3):
         made.retries = 2  # beyond those of the library below
     return made
 

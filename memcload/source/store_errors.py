@@ -19,12 +19,6 @@ class Conflict(FileExistsError):
 
 def explained(error: BaseException, url: str) -> OSError:
     """Return an error of a store or its libraries as an OSError with a sentence for its strerror."""
-    scheme = url.partition("://")[0]
-    if isinstance(error, ImportError):
-        advice = "pip install '.[s3]' brings it" if scheme in ("s3", "s3a") else f"it is not installed: {error}"
-        return OSError(errno.ENOSYS, f"a library is missing that {scheme}:// needs ({advice})", url)
-    if isinstance(error, ValueError) and "rotocol not known" in str(error):
-        return OSError(errno.ENOSYS, f"{scheme}:// is no kind of store that fsspec knows", url)
     code, status, text = _code(error), _status(error), _text(error)
     kind = type(error).__name__
     if status in (409, 412) or isinstance(error, FileExistsError):

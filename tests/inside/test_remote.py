@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import fsspec
 import pytest
 
-fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: see requirements-s3.txt")
-
-from memcload.cancel import Cancel  # noqa: E402
-from memcload.counts import Reject  # noqa: E402
-from memcload.source import lease, store  # noqa: E402
-from memcload.source.holding import DirectoryHeld  # noqa: E402
-from memcload.source.lease import Lease  # noqa: E402
-from memcload.source.pattern import PatternError  # noqa: E402
-from memcload.source.remote import RemoteSource  # noqa: E402
-from memcload.source.store import Store  # noqa: E402
-from memcload.source.store_errors import Stopped, explained  # noqa: E402
+from memcload.cancel import Cancel
+from memcload.counts import Reject
+from memcload.source import lease, store
+from memcload.source.holding import DirectoryHeld
+from memcload.source.lease import Lease
+from memcload.source.pattern import PatternError
+from memcload.source.remote import RemoteSource
+from memcload.source.store import Store
+from memcload.source.store_errors import Stopped, explained
 
 
 @pytest.fixture
@@ -156,6 +155,16 @@ def test_a_lease_that_runs_out_is_taken_over_and_stops_the_run_that_had_it(memor
     ours.release()
     assert names(memory) == ["/in/.memc-load.lock"]
     theirs.release()
+    assert names(memory) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b'{"seconds": "x"}', b"[1]", b'{"seconds": -1}'])
+def test_a_lease_that_says_nothing_runs_out_too(memory: Any, content: bytes) -> None:
+    memory.pipe_file("/in/.memc-load.lock", content)
+    ours = Lease(Store("memory://x", Cancel(), 1), "memory://in", Cancel())
+    ours.acquire()
+    ours.check()
+    ours.release()
     assert names(memory) == []
 
 

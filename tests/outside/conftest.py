@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.outside.logs import Inbox, log_of_few_devices, make_inbox
-from tests.outside.object_store import Bucket, Gate, s3_server
 
 
 @pytest.fixture
@@ -23,19 +21,3 @@ def inbox(tmp_path: Path) -> Inbox:
 def one_file(tmp_path: Path) -> Inbox:
     """One such log."""
     return make_inbox(tmp_path / "inbox", [log_of_few_devices(random.Random(1), 0)])
-
-
-@pytest.fixture(scope="session")
-def s3_port() -> Iterator[int]:
-    """The port of a real S3 server."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: see requirements-s3.txt")
-    pytest.importorskip("moto", reason="moto is not installed: see requirements-s3.txt")
-    with s3_server() as port:
-        yield port
-
-
-@pytest.fixture
-def bucket(s3_port: int) -> Iterator[Bucket]:
-    """An empty bucket behind a gate where requests can go wrong."""
-    with Gate(s3_port) as gate:
-        yield Bucket(s3_port, gate)
