@@ -24,6 +24,7 @@ def load_on_cluster(run: Run) -> None:
     if run.tracker.is_finished:
         return
     job = Job(
+        pattern=options.pattern,
         servers=run.router.servers,
         routing=run.router.routing,
         new_client=run.new_client,

@@ -287,7 +287,7 @@ class Coordinator:
         if file.input is not None:
             file.input.damage = end.damage
             file.input.ends_within_line = end.ends_within_line
-            file.input.was_replaced = end.version not in (None, version_of(file.input))
+            file.was_replaced = end.version not in (None, version_of(file.input))
 
 
 def _records(part: Part, partition: int) -> int:

@@ -20,8 +20,6 @@ from memcload.source.damage import Damage
 
 Array = Any  # a NumPy array
 
-Version = tuple[int, int, int]  # of a file: inode, size and time of the last write; other hosts see the same
-
 
 class NewClient(Protocol):
     """What makes a client of a server; a class, which workers get by its name."""
@@ -46,6 +44,7 @@ class NewClient(Protocol):
 class Job:
     """One run, as every task gets it. Of secrets it has the paths only: Dask logs the arguments of tasks that fail.
 
+    pattern: what files to read; it says where they lie
     servers: by device type, those that are to be loaded
     pending_bytes: how large all files are
     part_size: bytes of text in a part
@@ -53,6 +52,7 @@ class Job:
     version: of the program
     """
 
+    pattern: str
     servers: Mapping[str, Sequence[str]]
     routing: RoutingName
     new_client: NewClient
@@ -83,9 +83,12 @@ class Unit(NamedTuple):
 
 
 class FileEnd(NamedTuple):
-    """What is known of a file once a worker has read it to its end."""
+    """What is known of a file once a worker has read it to its end.
 
-    version: Version | None = None
+    version: what tells if another host sees the same file; None if it could not be opened
+    """
+
+    version: object = None
     damage: Damage | None = None
     read_error: str = ""
     ends_within_line: bool = False

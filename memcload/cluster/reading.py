@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memcload.cluster.job import Array, Buffer, FileEnd, Segment, Version
+from memcload.cluster.job import Array, Buffer, FileEnd, Segment
 from memcload.counts import RejectedLines
 from memcload.encode.encoder import Encoder
 from memcload.source.local import LocalFile
+from memcload.source.reader import InputFile
+from memcload.source.source import Source
 
 
 class Piece(NamedTuple):
@@ -27,9 +29,11 @@ class Piece(NamedTuple):
     end: FileEnd | None = None
 
 
-def version_of(file: LocalFile) -> Version:
+def version_of(file: InputFile) -> object:
     """Return what tells if a file is the same on two hosts."""
-    return file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns
+    if isinstance(file, LocalFile):
+        return file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns
+    return getattr(file, "entry", None)
 
 
 class Stream:
@@ -38,8 +42,8 @@ class Stream:
     is_over: everything was read
     """
 
-    def __init__(self, paths: Sequence[str], block_size: int) -> None:
-        self._pieces = _read(paths, block_size)
+    def __init__(self, source: Source, paths: Sequence[str], block_size: int) -> None:
+        self._pieces = _read(source, paths, block_size)
         self._left: Piece | None = None
         self._position = 0  # bytes of lines
         self.is_over = False
@@ -67,10 +71,10 @@ class Stream:
         self._pieces.close()
 
 
-def _read(paths: Sequence[str], block_size: int) -> Generator[Piece, None, None]:
+def _read(source: Source, paths: Sequence[str], block_size: int) -> Generator[Piece, None, None]:
     for number, path in enumerate(paths):
         try:
-            file = LocalFile(path)
+            file = source.open(path)
         except OSError as error:
             yield Piece(number, b"", 0, FileEnd(read_error=error.strerror or str(error)))
             continue

@@ -75,7 +75,7 @@ def _stream_at(run: WorkerRun, unit: Unit, number: int) -> Stream:
     """Return the files of a unit, read up to a part."""
     stream = run.take_stream(unit.name, number)
     if stream is None:
-        stream = Stream(unit.paths, run.job.block_size)
+        stream = Stream(run.source, unit.paths, run.job.block_size)
         for _ in range(number):
             for _ in stream.pieces(run.job.part_size):
                 _check(run, stream)
@@ -83,6 +83,6 @@ def _stream_at(run: WorkerRun, unit: Unit, number: int) -> Stream:
 
 
 def _check(run: WorkerRun, stream: Stream) -> None:
-    if run.has_ended:
+    if run.cancel.is_set:
         stream.close()
         raise RunEnded

@@ -12,6 +12,7 @@ from typing import Any
 from distributed import get_worker
 
 from memcload import __version__
+from memcload.cancel import Cancel
 from memcload.cluster.job import Job
 from memcload.cluster.permit import Permit
 from memcload.cluster.reading import Stream
@@ -23,6 +24,7 @@ from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
 from memcload.memcached.tls import make_tls_context, read_credentials
 from memcload.sink import Client
+from memcload.source.places import source_of
 
 _FORGOTTEN_AFTER = 600.0  # seconds without a task: its coordinator was killed
 
@@ -60,7 +62,8 @@ class Connected:
 class WorkerRun:
     """One run, as this process sees it.
 
-    has_ended: nothing more is to be begun
+    cancel: set when it has ended: nothing more is to be begun
+    source: where the files lie
     """
 
     def __init__(self, job: Job) -> None:
@@ -69,7 +72,10 @@ class WorkerRun:
         self.address: str = self.worker.address
         self.router = Router(job.servers, job.routing)
         self.used = time.monotonic()
-        self.has_ended = False
+        self.cancel = Cancel()
+        self.source = source_of(
+            job.pattern, self.cancel, job.timeout, with_done=False, with_named=False, min_age=0
+        )  # only to open what the coordinator has found
         self._new_encoder = choose_encoder(job.engine, self.router, job.ttl, job.pending_bytes)
         self._connected: dict[int, Connected] = {}
         self._streams: dict[tuple[str, int], Stream] = {}
@@ -97,12 +103,13 @@ class WorkerRun:
 
     def keep_stream(self, unit: str, part: int, stream: Stream) -> None:
         """Keep the files of a unit, read up to a part, for whoever reads on."""
+        unwanted: Stream | None = stream
         with self._lock:
-            if not self.has_ended:
-                old = self._streams.pop((unit, part), None)
+            if not self.cancel.is_set:
+                unwanted = self._streams.pop((unit, part), None)
                 self._streams[unit, part] = stream
-                stream = old or Stream((), 1)
-        stream.close()
+        if unwanted is not None:
+            unwanted.close()
 
     def ask(self, action: str, **what: Any) -> Any:
         """Ask the run's plugin in the scheduler. Raises OSError where that does not answer."""
@@ -119,7 +126,7 @@ class WorkerRun:
     def end(self) -> None:
         """Close everything, as soon as nothing uses it."""
         with self._lock:
-            self.has_ended = True
+            self.cancel.set()
             streams, self._streams = self._streams, {}
             connected, self._connected = self._connected, {}
         for stream in streams.values():

@@ -18,10 +18,7 @@ from memcload.source.rejects import Rejects
 
 
 class LocalFile(InputFile):
-    """A regular file, opened for reading. A symbolic link is not followed: it could lead anywhere. Raises OSError.
-
-    was_replaced: another host, which read it, found another file under its path
-    """
+    """A regular file, opened for reading. A symbolic link is not followed: it could lead anywhere. Raises OSError."""
 
     def __init__(self, path: str) -> None:
         # O_NONBLOCK: opening a pipe that matches the pattern must not wait for its writer
@@ -36,7 +33,6 @@ class LocalFile(InputFile):
         if not stat.S_ISREG(self.stat.st_mode):
             file.close()
             raise OSError(None, "it is not a regular file", path)
-        self.was_replaced = False
         super().__init__(path, file, self.stat.st_size)
 
     @property
@@ -51,8 +47,6 @@ class LocalFile(InputFile):
 
     def is_unchanged(self) -> bool:
         """Return True if the path still names the file that was opened, as it was then."""
-        if self.was_replaced:
-            return False
         try:
             now = os.stat(self.path, follow_symlinks=False)
         except OSError:
