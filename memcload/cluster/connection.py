@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -53,6 +53,7 @@ class Cluster:
         self._last_workers = time.monotonic()
         self._look_at = 0.0
         self._workers: list[str] = []
+        self._is_paused = False  # every worker, and it was said
 
     # -- workers
 
@@ -90,18 +91,38 @@ class Cluster:
             raise ClusterError(f"{'; '.join(problems)}: install version {__version__}, which this is, there too")
 
     def workers(self) -> list[str]:
-        """Return the addresses of the workers, sorted, as they were a moment ago. Raises ClusterError."""
+        """Return the addresses of the workers that take tasks, sorted, as they were a moment ago.
+
+        Raises:
+            ClusterError: the scheduler is gone, or there has been no such worker for long
+        """
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_EVERY
             if self.client.status != "running":
                 raise ClusterError(f"the scheduler of {self._address} does not answer any more")
-            self._workers = sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+            found = self.client.scheduler_info(n_workers=-1)["workers"]
+            self._workers = sorted(address for address, worker in found.items() if worker["status"] == "running")
             if self._workers:
                 self._last_workers = now
-            elif now - self._last_workers > _WITHOUT_WORKERS:
-                raise ClusterError(f"the cluster {self._address} has no workers: start some with dask worker")
+                self._is_paused = False
+            else:
+                self._explain(found, now)
         return self._workers
+
+    def _explain(self, found: Mapping[str, Mapping[str, Any]], now: float) -> None:
+        """Say why no worker takes tasks: Dask pauses those that are short of memory, which may be for ever."""
+        text = f"the cluster {self._address} has no workers: start some with dask worker"
+        if is_paused := any(worker["status"] == "paused" for worker in found.values()):
+            text = (
+                f"all workers of the cluster {self._address} are paused, for they are short of memory: "
+                "give them more (--memory-limit), or make --window-size smaller"
+            )
+        if now - self._last_workers > _WITHOUT_WORKERS:
+            raise ClusterError(text)
+        if is_paused and not self._is_paused:
+            LOG.warning("%s", text)
+        self._is_paused = is_paused
 
     def await_workers(self, cancel: Cancel) -> None:
         """Wait until there is a worker. Raises ClusterError where none comes."""
@@ -236,7 +257,7 @@ def _silence() -> None:
 
 def _close(client: Any) -> None:
     with contextlib.suppress(Exception):
-        client.close(timeout=1)
+        client.close(timeout=0.5)
 
 
 @contextlib.contextmanager

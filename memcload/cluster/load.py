@@ -20,7 +20,7 @@ _PARTS = 4  # of a window, for each worker
 _LARGEST_PART = 16 << 20  # bytes of text
 _RECORD_SIZE = 200  # bytes of commands, about
 _LONGEST_WINDOW = 5  # seconds, at a limited rate: what is delivered of a window is known at its end
-_END_TIMEOUT = 1.0  # seconds beyond the timeout of requests
+_END_TIMEOUT = 0.5  # seconds beyond the timeout of requests
 
 
 def load(

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -20,67 +20,99 @@ class DaskCluster:
     """A scheduler and its workers. A context manager, which ends them, frozen or not.
 
     directory: where they keep what they keep
-    workers: the processes that were started, in order
+    environ: for all of them, beside that of the tests
+    workers: the processes that were started and not replaced, in order
     """
 
-    def __init__(self, directory: Path, workers: int = 2) -> None:
+    def __init__(
+        self, directory: Path, *, workers: int = 2, protocol: str = "tcp", environ: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
-        self.port = _free_port()
-        self.address = f"tcp://127.0.0.1:{self.port}"
-        self.workers: list[subprocess.Popen[bytes]] = []
         self._count = workers
+        self._protocol = protocol
+        self._environ = environ or {}
+        self._harmed: set[subprocess.Popen[bytes]] = set()
+        self._others: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> DaskCluster:
         self.start_scheduler()
-        for _ in range(self._count):
-            self.start_worker()
+        self.workers = [self._start_worker() for _ in range(self._count)]
         return self
 
     def __exit__(self, *error: object) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
+        self._end(*self.workers, *self._others, self.scheduler)
+
+    @property
+    def address(self) -> str:
+        """Return the value of `--cluster`."""
+        return f"{self._protocol}://127.0.0.1:{self._port}"
+
+    def make_ready(self) -> None:
+        """Have all workers sound, whatever an earlier test did to them."""
+        self._end(*self._others)
+        self._others.clear()
+        if self.scheduler.poll() is not None:
+            self._end(*self.workers)
+            self.__enter__()
+        for number, worker in enumerate(self.workers):
+            if worker in self._harmed or worker.poll() is not None:
+                self._end(worker)
+                self.workers[number] = self._start_worker()
 
     def start_scheduler(self) -> None:
-        """Start the scheduler, and wait until it listens."""
-        self.scheduler = self._start("dask_scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-show")
+        """Start a scheduler, and wait until it listens."""
+        self._port = _free_port()
+        options = ("--host", f"{self._protocol}://127.0.0.1", "--port", str(self._port), "--no-show")
+        self.scheduler = self._start("dask_scheduler", *options)
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port)):
                 return
+            assert self.scheduler.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def start_worker(self, path: Path = PROJECT) -> subprocess.Popen[bytes]:
-        """Start another worker, for which this program lies in a directory."""
-        options = ("--nthreads", "2", "--no-nanny", "--local-directory", str(self._directory))
-        worker = self._start("dask_worker", self.address, *options, environ={"PYTHONPATH": str(path)}, directory=path)
-        self.workers.append(worker)
-        return worker
+    def start_other_worker(self, path: Path) -> None:
+        """Start one more worker, for which this program lies in a directory. The next test has it not."""
+        self._others.append(self._start_worker(path))
 
     def freeze(self, number: int) -> None:
         """Halt a worker."""
-        self.workers[number].send_signal(signal.SIGSTOP)
+        self._harm(number, signal.SIGSTOP)
 
     def thaw(self, number: int) -> None:
         """Let a worker go on."""
-        self.workers[number].send_signal(signal.SIGCONT)
+        self._harm(number, signal.SIGCONT)
 
     def kill(self, number: int) -> None:
         """Kill a worker."""
-        self.workers[number].kill()
+        self._harm(number, signal.SIGKILL)
 
-    def _start(
-        self, program: str, *options: str, environ: Mapping[str, str] | None = None, directory: Path = PROJECT
-    ) -> subprocess.Popen[bytes]:
+    def _harm(self, number: int, by: signal.Signals) -> None:
+        self._harmed.add(self.workers[number])
+        self.workers[number].send_signal(by)
+
+    def _start_worker(self, path: Path = PROJECT) -> subprocess.Popen[bytes]:
+        options = ("--nthreads", "2", "--no-nanny", "--local-directory", str(self._directory), "--memory-limit", "2GB")
+        return self._start("dask_worker", self.address, *options, path=path)
+
+    def _start(self, program: str, *options: str, path: Path = PROJECT) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.{program}", *options, "--no-dashboard"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(PROJECT), **(environ or {})},
+            cwd=path,
+            env={**os.environ, "PYTHONPATH": str(path), **self._environ},
         )
+
+    @staticmethod
+    def _end(*processes: subprocess.Popen[bytes]) -> None:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
 
 
 def _free_port() -> int:
@@ -88,10 +120,3 @@ def _free_port() -> int:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]
         return port
-
-
-@contextlib.contextmanager
-def dask_cluster(directory: Path, workers: int = 2) -> Iterator[DaskCluster]:
-    """Start a cluster for as long as the context lasts."""
-    with DaskCluster(directory, workers) as cluster:
-        yield cluster
