@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import distributed
 
 from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.cluster.failure import ClusterError
+from memcload.cluster.leases import lasting
 from memcload.cluster.scheduler import RunPlugin, plugin_name
 from memcload.log import LOG, printable
 
@@ -29,12 +30,10 @@ _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
 _LOOK_EVERY = 0.5  # seconds, at which workers there are
 
+_MARGIN = 0.5  # seconds
 _ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
 _THREADS = 2  # of a local worker: one that encodes while another stores
-
-
-Result = TypeVar("Result")
 
 
 class Cluster:
@@ -58,7 +57,10 @@ class Cluster:
     # -- workers
 
     def check_versions(self, cancel: Cancel) -> None:
-        """Raise ClusterError, which names them, where the scheduler or a worker has not this very version."""
+        """Raise ClusterError, which names them, where the scheduler or a worker has not this very version.
+
+        A worker that does not answer is left out: it is frozen, or on its way to its end.
+        """
 
         def version() -> str | None:  # travels as code: what it looks for may be missing
             from importlib.util import find_spec
@@ -69,23 +71,23 @@ class Cluster:
 
             return __version__
 
-        def ask() -> dict[str, Any]:
-            found = self.client.run(version, on_error="return")
-            return {**{f"the worker {name}": found[name] for name in sorted(found)}, "the scheduler": scheduler()}
-
-        def scheduler() -> Any:
+        def ask_scheduler() -> Any:
             return self.client.run_on_scheduler(version)
 
-        try:
-            answers = patiently(ask, cancel, _ASK_TIMEOUT)
-        except ClusterError:
-            raise
-        except Exception as error:
-            raise ClusterError(f"the cluster {self._address} does not answer: {printable(str(error))}") from error
+        def ask_worker(address: str) -> Callable[[], Any]:
+            return lambda: self.client.run(version, workers=[address], on_error="return")[address]
+
+        questions = {f"the worker {address}": ask_worker(address) for address in self.workers()}
+        answers = patiently({"the scheduler": ask_scheduler, **questions}, cancel, _ASK_TIMEOUT)
+        silent = [name for name in questions if isinstance(answers.get(name, OSError()), OSError)]
+        if isinstance(answers.get("the scheduler", OSError()), Exception) or len(silent) == len(questions):
+            raise ClusterError(f"the cluster {self._address}, or no worker of it, does not answer")
+        for name in silent:
+            LOG.warning("%s does not answer; the load goes on without it", name)
         problems = [
             f"{name} has not installed this program" if value is None else f"{name} has version {value}"
-            for name, value in answers.items()
-            if value != __version__
+            for name, value in sorted(answers.items())
+            if name not in silent and value != __version__
         ]
         if problems:
             raise ClusterError(f"{'; '.join(problems)}: install version {__version__}, which this is, there too")
@@ -152,17 +154,25 @@ class Cluster:
             with contextlib.suppress(ClusterError):
                 self.ask("sign")
 
-    def end(self, seconds: float) -> None:
-        """End the run: permits first, then what the workers keep; take at most so long."""
+    def end(self, timeout: float) -> None:
+        """End the run: permits first, then what the workers keep.
+
+        Whoever loads next, with or without a cluster, then finds that nobody writes any more.
+
+        Args:
+            timeout: seconds that a request may last once its permit has run out.
+        """
         from memcload.cluster.worker import end_run
 
         self._is_over.set()
-        deadline = time.monotonic() + seconds
-        with contextlib.suppress(Exception):
+        try:
+            deadline = time.monotonic() + timeout + _MARGIN
             while not self.ask("end") and time.monotonic() < deadline:
                 time.sleep(0.02)
-            asked = self.client.run(end_run, self._run, wait=False)
-            del asked
+        except ClusterError:  # nobody renews a permit, and nobody knows which are out
+            time.sleep(lasting(timeout))
+            return
+        patiently({"end": lambda: self.client.run(end_run, self._run, on_error="ignore")}, Cancel(), _MARGIN)
 
     # -- tasks
 
@@ -194,30 +204,23 @@ class Cluster:
             return None
 
 
-def patiently(function: Callable[[], Result], cancel: Cancel, timeout: float) -> Result:
-    """Return what a function returns, which knows no time limit. Raises ClusterError where it takes too long."""
-    results: SimpleQueue[Result | Exception] = SimpleQueue()
+def patiently(functions: Mapping[str, Callable[[], Any]], cancel: Cancel, timeout: float) -> dict[str, Any]:
+    """Return what functions return or raise, those that do so in time. Raises ClusterError once it is cancelled."""
+    results: dict[str, Any] = {}
 
-    def call() -> None:
+    def call(name: str) -> None:
         try:
-            results.put(function())
+            results[name] = functions[name]()
         except Exception as error:
-            results.put(error)
+            results[name] = error
 
-    threading.Thread(target=call, daemon=True).start()
+    for name in functions:
+        threading.Thread(target=call, args=(name,), daemon=True).start()
     deadline = time.monotonic() + timeout
-    while True:
-        try:
-            result = results.get(timeout=_ASK_EVERY)
-        except Empty:
-            if cancel.is_set:
-                raise ClusterError("the run was stopped before the cluster answered") from None
-            if time.monotonic() > deadline:
-                raise ClusterError(f"the cluster, or a worker of it, does not answer within {timeout:g} s") from None
-            continue
-        if isinstance(result, Exception):
-            raise result
-        return result
+    while len(results) < len(functions) and time.monotonic() < deadline:
+        if cancel.wait(_ASK_EVERY):
+            raise ClusterError("the run was stopped before the cluster answered")
+    return dict(results)
 
 
 def show_log(event: tuple[float, Sequence[Any]]) -> None:
@@ -234,13 +237,14 @@ def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
         place: Any = address
         if address.startswith("local:"):
             place = stack.enter_context(_local(int(address.removeprefix("local:")), cancel))
-        try:
-            client = patiently(
-                lambda: _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False), cancel, 2 * _CONNECT_TIMEOUT
-            )
-        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-            cause = printable(str(error)).partition("\n")[0] or "no answer"
-            raise ClusterError(f"can't connect to the cluster {address}: {cause}") from error
+
+        def connect() -> Any:
+            return _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False)
+
+        client = patiently({"client": connect}, cancel, 2 * _CONNECT_TIMEOUT).get("client", OSError())
+        if isinstance(client, Exception):
+            cause = printable(str(client)).partition("\n")[0] or "no answer"
+            raise ClusterError(f"can't connect to the cluster {address}: {cause}")
         stack.callback(_close, client)
         client.subscribe_topic(plugin_name(run), show_log)
         yield Cluster(client, address, run)

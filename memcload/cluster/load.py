@@ -20,7 +20,6 @@ _PARTS = 4  # of a window, for each worker
 _LARGEST_PART = 16 << 20  # bytes of text
 _RECORD_SIZE = 200  # bytes of commands, about
 _LONGEST_WINDOW = 5  # seconds, at a limited rate: what is delivered of a window is known at its end
-_END_TIMEOUT = 0.5  # seconds beyond the timeout of requests
 
 
 def load(
@@ -58,4 +57,4 @@ def load(
         try:
             Coordinator(cluster, job, router, fleet, tracker, cancel, window_size=size, dry=dry).load()
         finally:
-            cluster.end(job.timeout + _END_TIMEOUT)
+            cluster.end(job.timeout)

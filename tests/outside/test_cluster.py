@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from pymemcache.client.hash import HashClient
 
 from tests.outside.clusters import PROJECT, DaskCluster
@@ -20,6 +19,7 @@ from tests.outside.logs import Inbox, huge_line, line, log_of_few_devices, make_
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.object_store import Bucket
 from tests.outside.proxy import FaultyProxy
+from tests.outside.secure import make_certificate
 from tests.outside.spec import TYPES, expected
 from tests.outside.trials import assert_loaded, assert_next_load_mends
 
@@ -137,19 +137,14 @@ def test_logs_in_an_object_store(bucket: Bucket, servers: Servers) -> None:
 
 
 def test_the_cluster_speaks_tls(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
-    authority, files = trustme.CA(), {}
-    for name, blob in (
-        ("ca", authority.cert_pem),
-        ("cert", authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem),
-    ):
-        blob.write_to_path(str(tmp_path / f"{name}.pem"))
-        files[name] = str(tmp_path / f"{name}.pem")
+    certificate, key = make_certificate(tmp_path)
     environ = {
-        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": files["ca"],
         "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(certificate),
     }
     for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        environ[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = files["cert"]
+        environ[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(certificate)
+        environ[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(key)
     with DaskCluster(tmp_path / "dask", workers=1, protocol="tls", environ=environ) as cluster:
         options = (*addresses(servers), *on(cluster), "--report", "-")
         finished = run(ON_CLUSTER, inbox.pattern, *options, environ={**own_environ(), **environ})

@@ -63,6 +63,13 @@ def test_a_worker_that_is_frozen_and_thawed_long_after(inbox: Inbox, servers: Se
     assert contents(servers) == expected(*inbox.logs).items
 
 
+def test_a_worker_that_is_cut_off_from_the_scheduler_only(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
+    assert_loaded(harmed_load(cluster, inbox, servers, cluster.cut_off), inbox, servers)
+    cluster.is_cut_off.clear()
+    time.sleep(1)
+    assert contents(servers) == expected(*inbox.logs).items
+
+
 def test_the_scheduler_is_killed(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
     finished = harmed_load(cluster, inbox, servers, cluster.scheduler.kill)
     assert finished.exit_code == 1
