@@ -179,18 +179,23 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def create(self, url: str, data: bytes) -> None:
-        """Write an object that must not exist. Raises Conflict if it does, where the store minds that; OSError."""
+    def create(self, url: str, data: bytes) -> str:
+        """Write an object that must not exist; return its ETag, if the store tells it.
+
+        Raises:
+            Conflict: it exists, and the store minds that
+            OSError: it can't be written
+        """
         path = self._path(url)
-        self._call(url, lambda: self._system.pipe_file(path, data, mode="create"))
+        return _tag_of(self._call(url, lambda: self._system.pipe_file(path, data, mode="create")))
 
     def create_from(self, url: str, local: str) -> None:
         """Write an object that must not exist from a local file. Raises Conflict, OSError."""
         path = self._path(url)
         self._call(url, lambda: self._system.put_file(local, path, mode="create"), _PATIENCE_TO_COPY)
 
-    def replace(self, url: str, data: bytes, tag: str) -> None:
-        """Write over an object, which must still have this ETag where the store can hold to that.
+    def replace(self, url: str, data: bytes, tag: str) -> str:
+        """Write over an object, which must still have this ETag where the store can hold to that; return the new one.
 
         Raises:
             Conflict: it has another one
@@ -198,7 +203,7 @@ class Store:
         """
         path = self._path(url)
         condition = {"IfMatch": tag} if self.has_conditional_replace else {}
-        self._call(url, lambda: self._system.pipe_file(path, data, **condition))
+        return _tag_of(self._call(url, lambda: self._system.pipe_file(path, data, **condition)))
 
     def copy(self, url: str, target: str, entry: Entry) -> None:
         """Copy an object, which must still be this one where the store can hold to that.
@@ -316,6 +321,10 @@ def _stream(system: Any, path: str, entry: Entry, position: int) -> Generator[by
             return
         finally:
             system.loop.call_soon_threadsafe(body.close)
+
+
+def _tag_of(written: object) -> str:
+    return str(written.get("ETag", "")) if isinstance(written, dict) else ""
 
 
 def _entry(found: dict[str, Any]) -> Entry:
