@@ -116,6 +116,14 @@ def test_rejects_are_saved_beside_the_file_and_never_over_others(memory: Any) ->
     assert memory.cat_file("/in/.a.rejects.tsv") == b"old"
 
 
+def test_an_archive_that_its_store_would_cut_is_refused(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/in/a", b"x\n")
+    info = type(memory).info
+    monkeypatch.setattr(type(memory), "info", lambda *args: {**info(*args), "contentEncoding": "gzip"})
+    with pytest.raises(OSError, match="remove that property"):
+        source().open("memory://in/a")
+
+
 def test_a_young_file_is_left_where_that_is_asked(memory: Any) -> None:
     memory.pipe_file("/in/a", b"x\n")
     assert source(min_age=60).find() == []
