@@ -13,7 +13,7 @@ import pytest
 from tests.outside.loading import PARALLEL, REFERENCE, Loader, Running, both_loaders, run, with_report
 from tests.outside.logs import line, numbered
 from tests.outside.memcached import Servers, addresses, closed_port, contents, silent_server
-from tests.outside.object_store import CUT, SECRET, Bucket, Headers
+from tests.outside.object_store import CUT, LOST, SECRET, Bucket, Headers
 from tests.outside.spec import expected
 from tests.outside.test_object_store import load_bucket
 from tests.outside.trials import wait_until
@@ -302,6 +302,25 @@ def test_a_connection_that_breaks_is_made_again(bucket: Bucket, servers: Servers
     assert load_bucket(PARALLEL, bucket, "in/*", servers).exit_code == 0
     assert next(cuts, None) is None
     assert contents(servers) == expected(log).items
+
+
+def test_answers_that_are_lost_are_asked_for_again(bucket: Bucket, servers: Servers) -> None:
+    """Whoever asks again for what was done is told that somebody did it: the lease is this run's all the same."""
+    log = bucket.write_log("in/a.gz", numbered(40))
+    lost: set[tuple[str, str]] = set()
+
+    def lose(method: str, path: str, headers: Headers) -> None:
+        if method in ("PUT", "DELETE") and (method, path) not in lost:
+            lost.add((method, path))
+            headers[LOST] = "yes"
+
+    bucket.gate.rule = lose
+    finished = load_bucket(PARALLEL, bucket, "in/*", servers)
+    assert finished.exit_code == 0, finished.log
+    assert len(lost) == 4  # the lease, the copy, both deletions
+    assert finished.messages("WE") == []
+    assert contents(servers) == expected(log).items
+    assert bucket.names() == ["in/.a.gz"]
 
 
 def test_a_connection_that_keeps_breaking_is_an_error(bucket: Bucket, servers: Servers) -> None:

@@ -42,7 +42,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_what_the_loaders_import_is_required(path: Path) -> None:
-    only_for_stores = ("requirements-s3.txt",) if path.name == "store.py" else ()
+    only_for_stores = ("requirements-s3.txt",) if path.name in ("store.py", "s3.py") else ()
     assert imported(path) <= required("requirements.txt", *only_for_stores)
 
 
