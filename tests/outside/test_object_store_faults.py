@@ -377,5 +377,5 @@ def test_a_signal_ends_a_run_in_time_whatever_the_store_keeps_waiting(
         started = time.monotonic()
         finished = running.finish()
     assert finished.exit_code == 143, finished.log
-    assert time.monotonic() - started < 4  # a second more for a busy machine
+    assert time.monotonic() - started < 6  # the timeout and two seconds, and three more for a busy machine
     assert "in/a.gz" in bucket.names()
