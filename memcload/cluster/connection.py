@@ -165,6 +165,8 @@ class Cluster:
         from memcload.cluster.worker import end_run
 
         self._is_over.set()
+        if self._address.startswith("local:"):
+            return  # its workers are killed, and with them what they were about to write
         try:
             deadline = time.monotonic() + timeout + _MARGIN
             while not self.ask("end") and time.monotonic() < deadline:

@@ -18,7 +18,6 @@ from memcload.cluster import tasks
 from memcload.cluster.connection import Cluster
 from memcload.cluster.job import Delivered, Job, Segment
 from memcload.cluster.reader import Part, Reader
-from memcload.cluster.reading import version_of
 from memcload.counts import Counts, Reject
 from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.routing import Router
@@ -287,7 +286,7 @@ class Coordinator:
         if file.input is not None:
             file.input.damage = end.damage
             file.input.ends_within_line = end.ends_within_line
-            file.was_replaced = end.version not in (None, version_of(file.input))
+            file.was_replaced = end.version not in (None, file.input.version)
 
 
 def _records(part: Part, partition: int) -> int:

@@ -15,8 +15,6 @@ import numpy as np
 from memcload.cluster.job import Array, Buffer, FileEnd, Segment
 from memcload.counts import RejectedLines
 from memcload.encode.encoder import Encoder
-from memcload.source.local import LocalFile
-from memcload.source.reader import InputFile
 from memcload.source.source import Source
 
 
@@ -27,13 +25,6 @@ class Piece(NamedTuple):
     text: bytes
     bytes_read: int
     end: FileEnd | None = None
-
-
-def version_of(file: InputFile) -> object:
-    """Return what tells if a file is the same on two hosts."""
-    if isinstance(file, LocalFile):
-        return file.stat.st_ino, file.stat.st_size, file.stat.st_mtime_ns
-    return getattr(file, "entry", None)
 
 
 class Stream:
@@ -84,9 +75,7 @@ def _read(source: Source, paths: Sequence[str], block_size: int) -> Generator[Pi
         finally:
             file.close()
         error_text = (file.read_error.strerror or str(file.read_error)) if file.read_error else ""
-        yield Piece(
-            number, b"", file.bytes_read, FileEnd(version_of(file), file.damage, error_text, file.ends_within_line)
-        )
+        yield Piece(number, b"", file.bytes_read, FileEnd(file.version, file.damage, error_text, file.ends_within_line))
 
 
 @dataclasses.dataclass

@@ -15,11 +15,13 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 
 from memcload.cancel import Cancel
 from memcload.log import LOG
-from memcload.source.holding import DirectoryHeld
+from memcload.source.holding import DirectoryHeld, NoLocks
 from memcload.source.store import Store
 from memcload.source.store_errors import Conflict, Stopped
 
@@ -27,8 +29,33 @@ NAME = ".memc-load.lock"
 _GOOD_FOR = 20.0  # seconds
 _RENEWED_EVERY = 4.0
 _LOOK_EVERY = 0.5
+_WATCHED_EVERY = 1.0
 _MARGIN = 5.0  # seconds before its end in which nothing is begun
 _LONGEST = 4096  # bytes
+_AT_A_TIME = 64  # leases that are taken; most of that is waiting
+
+
+@contextlib.contextmanager
+def held(leases: Collection[Lease]) -> Iterator[None]:
+    """Hold leases for as long as the context lasts. All are taken at a time, as each may have to outwait a dead run.
+
+    Raises:
+        DirectoryHeld: another run is alive in one of the directories
+        NoLocks: the store does not let us write in one of them
+        OSError: the store can't be asked
+    """
+    with ThreadPoolExecutor(_AT_A_TIME, "lease") as pool:
+        attempts = [pool.submit(lease.acquire) for lease in leases]
+        try:
+            for attempt in as_completed(attempts):
+                attempt.result()
+            yield
+        finally:
+            for attempt, lease in zip(attempts, leases, strict=True):
+                attempt.cancel()
+                lease.give_up()
+            wait(attempts)
+            list(pool.map(Lease.release, leases))
 
 
 @dataclass(frozen=True)
@@ -70,8 +97,18 @@ class Lease:
 
         Raises:
             DirectoryHeld: another run is alive there
-            OSError: the store does not let us
+            NoLocks: the store does not let us write there
+            OSError: the store can't be asked
         """
+        try:
+            self._acquire()
+        except PermissionError as error:
+            raise NoLocks(
+                f"{self._directory}: it can't be held, and without that two runs could load it at once: "
+                f"{error.strerror}"
+            ) from None
+
+    def _acquire(self) -> None:
         while not self._try_to_make():
             if (seen := self._read()) is None:
                 continue  # released at this moment
@@ -79,8 +116,8 @@ class Lease:
             if self._take_over(*seen):
                 break
         self._minds = self._store.minds_conditions(self._url, self._content())
-        self._take_note()
         if not self._minds:
+            self._take_note()
             LOG.warning(
                 "%s: the store ignores conditional writes, so that two runs which begin at the same moment may both "
                 "load it; see to it that only one is started at a time",
@@ -100,9 +137,15 @@ class Lease:
         if time.monotonic() > self._good_until - _MARGIN:
             raise Stopped(None, f"this run has lost its hold of {self._directory}", self._url)
 
-    def release(self) -> None:
-        """Give the lease back."""
+    def give_up(self) -> None:
+        """End the wait for another run, and the renewing."""
         self._released.set()
+
+    def release(self) -> None:
+        """Give the lease back, if it was taken."""
+        self.give_up()
+        if not self._good_until:
+            return
         with contextlib.suppress(OSError):
             self._store = self._store.with_more_grace()
             seen = self._read()
@@ -116,13 +159,14 @@ class Lease:
         if self._read() is not None:
             return False
         started = time.monotonic()
+        tag = ""
         try:
-            self._store.create(self._url, self._content())
+            tag = self._store.create(self._url, self._content())
         except Conflict:  # somebody was faster; or it was ourselves, and the first answer was lost
             seen = self._read()
             if not seen or not self._is_mine(seen[1]):
                 return False
-        self._take_note(started)
+        self._take_note(started, tag)
         return True
 
     def _watch(self, tag: str, data: bytes) -> None:
@@ -136,7 +180,7 @@ class Lease:
         )
         deadline = time.monotonic() + holder.good_for
         while time.monotonic() < deadline:
-            if self._cancel.wait(_LOOK_EVERY):
+            if self._cancel.wait(_WATCHED_EVERY) or self._released.is_set():
                 raise Stopped(None, "the run was stopped while it waited for another one", self._url)
             seen = self._read()
             if seen is None:
@@ -152,18 +196,19 @@ class Lease:
         seen = self._read()
         if seen is None or seen[1] != data:
             return False
+        new_tag = ""
         try:
             if self._store.has_conditional_replace:
-                self._store.replace(self._url, self._content(), seen[0])
+                new_tag = self._store.replace(self._url, self._content(), seen[0])
             else:
                 self._store.delete(self._url)
-                self._store.create(self._url, self._content())
+                new_tag = self._store.create(self._url, self._content())
         except Conflict:
             seen = self._read()
             if not seen or not self._is_mine(seen[1]):
                 return False
         LOG.warning("%s: the run of %s has ended without a word; going on", self._directory, _Holder.of(data).name)
-        self._take_note(started)
+        self._take_note(started, new_tag)
         return True
 
     # -- keeping it
@@ -191,25 +236,28 @@ class Lease:
         if not (self._minds and self._store.has_conditional_replace):
             self._check_token()
         try:
-            self._store.replace(self._url, self._content(), self._tag)
+            tag = self._store.replace(self._url, self._content(), self._tag)
         except Conflict:  # an earlier write whose answer was lost may have done it
             self._check_token()
             self._take_note()
             raise OSError(None, "it was written, but not confirmed", self._url) from None
-        self._take_note(started)
+        self._take_note(started, tag)
 
     def _check_token(self) -> None:
         seen = self._read()
         if not seen or not self._is_mine(seen[1]):
             raise Conflict(None, f"another run has taken {self._directory}", self._url)
 
-    def _take_note(self, started: float | None = None) -> None:
-        """Take note of the object's ETag, and of a write that began then."""
-        seen = self._read()
-        if seen and self._is_mine(seen[1]):
-            self._tag = seen[0]
-            if started is not None:
-                self._good_until = started + _GOOD_FOR
+    def _take_note(self, started: float | None = None, tag: str = "") -> None:
+        """Take note of the object's ETag, asked for where it is not known, and of a write that began then."""
+        if not tag:
+            seen = self._read()
+            if not seen or not self._is_mine(seen[1]):
+                return
+            tag = seen[0]
+        self._tag = tag
+        if started is not None:
+            self._good_until = started + _GOOD_FOR
 
     def _lose(self, why: str) -> None:
         if not self._released.is_set() and not self._cancel.is_set:

@@ -19,9 +19,8 @@ from typing import BinaryIO, cast
 
 from memcload.cancel import Cancel
 from memcload.log import LOG
-from memcload.source.holding import NoLocks
 from memcload.source.lease import NAME as LEASE_NAME
-from memcload.source.lease import Lease
+from memcload.source.lease import Lease, held
 from memcload.source.listing import Listing
 from memcload.source.pattern import PatternError, in_order, is_done
 from memcload.source.readahead import ReadAhead
@@ -60,6 +59,11 @@ class RemoteFile(InputFile):
     def age(self) -> float:
         """Seconds since the object was written, as far as the clocks agree."""
         return time.time() - self.entry.modified if self.entry.modified else math.inf
+
+    @property
+    def version(self) -> object:
+        """What was opened."""
+        return self.entry
 
     def is_unchanged(self) -> bool:
         """Return True if the URL still names the object that was opened, or if that can't be known now."""
@@ -222,20 +226,13 @@ class RemoteSource:
         """
         paths, leftovers = self._scan()
         directories = sorted({path.rpartition("/")[0] for path in (*paths, *leftovers)})
-        with contextlib.ExitStack() as stack:
-            leases = {directory: Lease(self._store, directory, self._cancel) for directory in directories}
-            for directory, lease in leases.items():
-                try:
-                    lease.acquire()
-                except PermissionError as error:
-                    raise NoLocks(
-                        f"{directory}: it can't be held, and without that two runs could load it at once: "
-                        f"{error.strerror}"
-                    ) from None
-                stack.callback(lease.release)
+        leases = {directory: Lease(self._store, directory, self._cancel) for directory in directories}
+        with held(leases.values()):
             self._leases = leases
-            stack.callback(setattr, self, "_leases", None)
-            yield set(directories)
+            try:
+                yield set(directories)
+            finally:
+                self._leases = None
 
     def size_of(self, paths: Sequence[str]) -> int:
         """Return how large these files are together, as far as that can be known."""

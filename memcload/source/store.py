@@ -11,7 +11,6 @@ import datetime
 import errno
 import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memcload.cancel import Cancel
+from memcload.source import s3
 from memcload.source.pattern import NoLibrary
 from memcload.source.store_errors import Conflict, Stopped, explained
 
@@ -26,12 +26,8 @@ _PATIENCE = 20.0  # seconds for an operation
 _PATIENCE_TO_READ = 60.0  # for a part of an object
 _PATIENCE_TO_COPY = 900.0  # seconds; a store copies some tens of megabytes a second
 _MORE_GRACE = 1.0  # seconds
-_PAUSE = 0.3  # seconds before the next attempt
-_ATTEMPTS = 3  # of a request
 _LOOK_EVERY = 0.05  # seconds
-_CHUNK = 1 << 20  # bytes that are read at a time
 _PART = 1 << 23  # bytes, where each part is a request
-_LARGEST_COPY = 5 << 30  # bytes, of a single request to S3
 _NOBODY_HAS = '"00000000000000000000000000000000"'  # an ETag
 _S3 = ("s3://", "s3a://")
 _LIBRARIES = ("fsspec", "s3fs", "aiobotocore", "botocore", "asyncio", "gcsfs", "adlfs")
@@ -144,7 +140,7 @@ class Store:
         """
         path = self._path(url)
         if self._is_s3:
-            yield from _stream(self._system, path, entry, position)
+            yield from s3.stream(self._system, path, entry.size, entry.tag, position)
             return
         while position < entry.size:
             data = self._system.cat_file(path, start=position, end=min(position + _PART, entry.size))
@@ -179,18 +175,23 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def create(self, url: str, data: bytes) -> None:
-        """Write an object that must not exist. Raises Conflict if it does, where the store minds that; OSError."""
+    def create(self, url: str, data: bytes) -> str:
+        """Write an object that must not exist; return its ETag, if the store tells it.
+
+        Raises:
+            Conflict: it exists, and the store minds that
+            OSError: it can't be written
+        """
         path = self._path(url)
-        self._call(url, lambda: self._system.pipe_file(path, data, mode="create"))
+        return _tag_of(self._call(url, lambda: self._system.pipe_file(path, data, mode="create")))
 
     def create_from(self, url: str, local: str) -> None:
         """Write an object that must not exist from a local file. Raises Conflict, OSError."""
         path = self._path(url)
         self._call(url, lambda: self._system.put_file(local, path, mode="create"), _PATIENCE_TO_COPY)
 
-    def replace(self, url: str, data: bytes, tag: str) -> None:
-        """Write over an object, which must still have this ETag where the store can hold to that.
+    def replace(self, url: str, data: bytes, tag: str) -> str:
+        """Write over an object, which must still have this ETag where the store can hold to that; return the new one.
 
         Raises:
             Conflict: it has another one
@@ -198,7 +199,7 @@ class Store:
         """
         path = self._path(url)
         condition = {"IfMatch": tag} if self.has_conditional_replace else {}
-        self._call(url, lambda: self._system.pipe_file(path, data, **condition))
+        return _tag_of(self._call(url, lambda: self._system.pipe_file(path, data, **condition)))
 
     def copy(self, url: str, target: str, entry: Entry) -> None:
         """Copy an object, which must still be this one where the store can hold to that.
@@ -208,16 +209,8 @@ class Store:
             OSError: it can't be copied
         """
         source, path = self._path(url), self._path(target)
-        if self._is_s3 and entry.size <= _LARGEST_COPY:
-            # What s3fs itself does with larger objects is no single request, and keeps to no condition.
-            (bucket, key, _), (from_bucket, from_key, _) = map(self._system.split_path, (path, source))
-            what = {
-                "Bucket": bucket,
-                "Key": key,
-                "CopySource": {"Bucket": from_bucket, "Key": from_key},
-                "CopySourceIfMatch": entry.tag,
-            }
-            self._call(url, lambda: self._system.call_s3("copy_object", **what), _PATIENCE_TO_COPY)
+        if self._is_s3 and entry.size <= s3.LARGEST_COPY:
+            self._call(url, lambda: s3.copy(self._system, source, path, entry.tag), _PATIENCE_TO_COPY)
         else:
             self._call(url, lambda: self._system.cp_file(source, path), _PATIENCE_TO_COPY)
 
@@ -270,52 +263,16 @@ def _file_system(kind: Any, url: str) -> Any:
 
     options = dict(kind._get_kwargs_from_urls(url))
     if url.startswith(_S3):
-        settings: dict[str, Any] = {
-            "connect_timeout": 5,
-            "read_timeout": 60,
-            "retries": {"total_max_attempts": _ATTEMPTS},
-        }
-        for setting in ("request_checksum_calculation", "response_checksum_validation"):
-            if f"AWS_{setting.upper()}" not in os.environ:
-                settings[setting] = "when_required"  # stores other than Amazon's know no more
-        options["config_kwargs"] = {
-            **settings,
-            **fsspec.config.conf.get(url.partition("://")[0], {}).get("config_kwargs", {}),
-        }
+        configured = fsspec.config.conf.get(url.partition("://")[0], {})
+        options["config_kwargs"] = {**s3.settings(), **configured.get("config_kwargs", {})}
     made = kind(use_listings_cache=False, skip_instance_cache=True, **options)
     if url.startswith(_S3):
         made.retries = 2  # beyond those of the library below
     return made
 
 
-def _stream(system: Any, path: str, entry: Entry, position: int) -> Generator[bytes, None, None]:
-    """Yield the bytes of an object in S3, of one request as long as the connection lasts.
-
-    That takes a quarter of the processor time that a request for each part would take.
-    """
-    from fsspec.asyn import sync
-
-    bucket, key, _ = system.split_path(path)
-    failures = 0
-    while position < entry.size:
-        response = system.call_s3(
-            "get_object", Bucket=bucket, Key=key, Range=f"bytes={position}-{entry.size - 1}", IfMatch=entry.tag
-        )
-        body = response["Body"]
-        try:
-            while data := sync(system.loop, body.read, _CHUNK):
-                yield data
-                position += len(data)
-                failures = 0
-        except Exception:  # the connection broke: a store closes one that is idle for long
-            failures += 1
-            if failures == _ATTEMPTS:
-                raise
-            time.sleep(_PAUSE * failures)
-        else:
-            return
-        finally:
-            system.loop.call_soon_threadsafe(body.close)
+def _tag_of(written: object) -> str:
+    return str(written.get("ETag", "")) if isinstance(written, dict) else ""
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -23,6 +23,8 @@ def explained(error: BaseException, url: str) -> OSError:
     kind = type(error).__name__
     if status in (409, 412) or isinstance(error, FileExistsError):
         return Conflict(errno.EEXIST, f"another process has written it ({text})" if text else "it exists", url)
+    if kind == "ParamValidationError":  # of a name, of which there may be none
+        return FileNotFoundError(errno.ENOENT, "no bucket or object can have this name", url)
     if code == "NoSuchBucket":
         return FileNotFoundError(errno.ENOENT, "there is no such bucket", url)
     if isinstance(error, FileNotFoundError):

@@ -37,6 +37,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_GOOD_FOR", 1.0)
     monkeypatch.setattr(lease, "_RENEWED_EVERY", 0.1)
     monkeypatch.setattr(lease, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(lease, "_WATCHED_EVERY", 0.05)
     monkeypatch.setattr(lease, "_MARGIN", 0.3)
 
 
@@ -115,6 +116,14 @@ def test_rejects_are_saved_beside_the_file_and_never_over_others(memory: Any) ->
     assert memory.cat_file("/in/.a.rejects.tsv") == b"old"
 
 
+def test_an_archive_that_its_store_would_cut_is_refused(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/in/a", b"x\n")
+    info = type(memory).info
+    monkeypatch.setattr(type(memory), "info", lambda *args: {**info(*args), "contentEncoding": "gzip"})
+    with pytest.raises(OSError, match="remove that property"):
+        source().open("memory://in/a")
+
+
 def test_a_young_file_is_left_where_that_is_asked(memory: Any) -> None:
     memory.pipe_file("/in/a", b"x\n")
     assert source(min_age=60).find() == []
@@ -156,6 +165,31 @@ def test_a_lease_that_runs_out_is_taken_over_and_stops_the_run_that_had_it(memor
     assert names(memory) == ["/in/.memc-load.lock"]
     theirs.release()
     assert names(memory) == []
+
+
+def test_the_leases_of_a_dead_run_are_outwaited_all_at_a_time(memory: Any) -> None:
+    for number in range(10):
+        memory.pipe_file(f"/in/{number}/a", b"x\n")
+        memory.pipe_file(f"/in/{number}/.memc-load.lock", b"{}")
+    started = time.monotonic()
+    with source("memory://in/*/a").lock() as directories:
+        assert len(directories) == 10
+        assert time.monotonic() - started < 5
+    assert names(memory) == [f"/in/{number}/a" for number in range(10)]
+
+
+def test_a_run_that_finds_one_directory_held_lets_go_of_the_others_at_once(memory: Any) -> None:
+    for number in range(3):
+        memory.pipe_file(f"/in/{number}/a", b"x\n")
+    memory.pipe_file("/in/2/.memc-load.lock", b'{"host": "x", "process": 1, "seconds": 60}')
+    ours = Lease(Store("memory://x", Cancel(), 1), "memory://in/1", Cancel())
+    ours.acquire()
+    started = time.monotonic()
+    with pytest.raises(DirectoryHeld, match=r"memory://in/1: .* is loading it"), source("memory://in/*/a").lock():
+        pass
+    assert time.monotonic() - started < 5
+    assert [name for name in names(memory) if "lock" in name] == ["/in/1/.memc-load.lock", "/in/2/.memc-load.lock"]
+    ours.release()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b'{"seconds": "x"}', b"[1]", b'{"seconds": -1}'])

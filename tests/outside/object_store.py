@@ -19,6 +19,7 @@ from typing import Any
 from tests.outside.loading import own_environ
 
 CUT = "x-test-cut"  # a header that a rule adds: after so many bytes of the answer the connection ends
+LOST = "x-test-lost"  # a header that a rule adds: the request is done, but the connection ends before the answer
 SECRET = "wJalrXUtnFEMIsecretsecretEXAMPLEKEY"
 HOP = {"connection", "keep-alive", "transfer-encoding", "server", "date"}
 _START_TIMEOUT = 60.0  # seconds
@@ -114,6 +115,9 @@ class Gate:
             status, answer = response.status, response.read()
             reply_headers = {name.lower(): value for name, value in response.getheaders()}
             connection.close()
+        if LOST in headers:
+            handler.close_connection = True
+            return
         handler.send_response(status)
         for name, value in reply_headers.items():
             if name not in HOP and not (name == "content-length" and handler.command != "HEAD"):

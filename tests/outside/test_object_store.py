@@ -144,6 +144,31 @@ def test_a_large_object_is_read_to_its_end(bucket: Bucket, servers: Servers) -> 
     assert contents(servers) == expected(log).items
 
 
+def test_an_archive_that_says_it_is_gzip_on_its_way_is_read_as_it_is(bucket: Bucket, servers: Servers) -> None:
+    """As tools for web sites store them; clients for the web would unpack it, and count the wrong bytes."""
+    log, where = numbered(5000), {"Bucket": bucket.name, "Key": "in/a.gz"}
+    bucket.system.call_s3("put_object", **where, Body=gzip.compress(log), ContentEncoding="gzip")
+    assert load_bucket(PARALLEL, bucket, "in/*", servers).statuses() == {"a.gz": "done"}
+    assert contents(servers) == expected(log).items
+
+
+def test_a_check_sees_the_objects_and_whether_they_can_be_held(bucket: Bucket, servers: Servers) -> None:
+    bucket.write_log("in/a.gz", numbered(40))
+    options = (*addresses(servers), "--check")
+    finished = run(PARALLEL, bucket.url("in/*"), *options, environ=bucket.environ())
+    assert finished.exit_code == 0, finished.log
+    assert finished.says(f"the oldest is {bucket.url('in/a.gz')}")
+    assert finished.says(f"no other run holds {bucket.url('in')}")
+    assert bucket.names() == ["in/a.gz"]
+    assert contents(servers) == {}
+
+    bucket.gate.rule = lambda method, *_: (403, "AccessDenied") if method == "PUT" else None
+    finished = run(PARALLEL, bucket.url("in/*"), *options, environ=bucket.environ())
+    assert finished.exit_code == 1
+    assert finished.says(f"lock: {bucket.url('in')}: it can't be held", "E")
+    assert finished.says("the store refuses it (AccessDenied", "E")
+
+
 def test_files_of_this_machine_can_be_named_by_a_url(tmp_path: Path, servers: Servers) -> None:
     log = write_gz(tmp_path / "a.gz", numbered(50))
     assert load(PARALLEL, f"file://{tmp_path}/*.gz", servers).exit_code == 0

@@ -13,7 +13,7 @@ import pytest
 from tests.outside.loading import PARALLEL, REFERENCE, Loader, Running, both_loaders, run, with_report
 from tests.outside.logs import line, numbered
 from tests.outside.memcached import Servers, addresses, closed_port, contents, silent_server
-from tests.outside.object_store import CUT, SECRET, Bucket, Headers
+from tests.outside.object_store import CUT, LOST, SECRET, Bucket, Headers
 from tests.outside.spec import expected
 from tests.outside.test_object_store import load_bucket
 from tests.outside.trials import wait_until
@@ -304,6 +304,25 @@ def test_a_connection_that_breaks_is_made_again(bucket: Bucket, servers: Servers
     assert contents(servers) == expected(log).items
 
 
+def test_answers_that_are_lost_are_asked_for_again(bucket: Bucket, servers: Servers) -> None:
+    """Whoever asks again for what was done is told that somebody did it: the lease is this run's all the same."""
+    log = bucket.write_log("in/a.gz", numbered(40))
+    lost: set[tuple[str, str]] = set()
+
+    def lose(method: str, path: str, headers: Headers) -> None:
+        if method in ("PUT", "DELETE") and (method, path) not in lost:
+            lost.add((method, path))
+            headers[LOST] = "yes"
+
+    bucket.gate.rule = lose
+    finished = load_bucket(PARALLEL, bucket, "in/*", servers)
+    assert finished.exit_code == 0, finished.log
+    assert len(lost) == 4  # the lease, the copy, both deletions
+    assert finished.messages("WE") == []
+    assert contents(servers) == expected(log).items
+    assert bucket.names() == ["in/.a.gz"]
+
+
 def test_a_connection_that_keeps_breaking_is_an_error(bucket: Bucket, servers: Servers) -> None:
     bucket.write("in/a.tsv", numbered(1000))
     bucket.write_log("in/b.gz", numbered(10))
@@ -358,5 +377,5 @@ def test_a_signal_ends_a_run_in_time_whatever_the_store_keeps_waiting(
         started = time.monotonic()
         finished = running.finish()
     assert finished.exit_code == 143, finished.log
-    assert time.monotonic() - started < 4  # a second more for a busy machine
+    assert time.monotonic() - started < 6  # the timeout and two seconds, and three more for a busy machine
     assert "in/a.gz" in bucket.names()

@@ -43,7 +43,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_what_the_loaders_import_is_required(path: Path) -> None:
-    heavy = {"store.py": ["requirements-s3.txt"]}.get(path.name, [])
+    heavy = ["requirements-s3.txt"] if path.name in ("store.py", "s3.py") else []
     heavy += ["requirements-cluster.txt"] if "cluster" in path.parts else []
     assert imported(path) <= required("requirements.txt", *heavy)
 
