@@ -30,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.check:
         return run.check(options, MemcacheClient)
-    if options.verify:
-        return run.verify(options, MemcacheClient)
-    load = run.load_in_parallel
+    load, compare = run.load_in_parallel, run.compare_here
     if options.cluster:
+        from memcload.run_on_cluster import compare_on_cluster as compare
         from memcload.run_on_cluster import load_on_cluster as load
+    if options.verify:
+        return run.verify(options, compare, MemcacheClient)
     return run.main(options, load, MemcacheClient)
 
 

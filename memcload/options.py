@@ -242,10 +242,8 @@ def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[
         parser.error("--sample does nothing without --verify")
     if "window_size" in given and not values.get("cluster"):
         parser.error("--window-size does nothing without --cluster")
-    if "cluster" in given:
-        for mode in ("verify", "check"):
-            if values.get(mode):
-                parser.error(f"--{mode} runs on this host alone: leave --cluster out")
+    if "cluster" in given and values.get("check"):
+        parser.error("--check runs on this host alone: leave --cluster out")
     if not values.get("tls"):
         for name in ("tls_ca", "tls_cert", "tls_key"):
             if name in given:

@@ -170,7 +170,26 @@ def check(options: Options, new_client: NewClient) -> int:
     return _guard(options, look)
 
 
-def verify(options: ParallelOptions, new_client: NewClient) -> int:
+@dataclass(frozen=True)
+class VerifyRun:
+    """What compares files with what the servers hold is given."""
+
+    options: ParallelOptions
+    router: Router
+    verifier: Verifier
+    sink: ComparingSink
+    cancel: Cancel
+    new_client: NewClient
+    new_encoder: Callable[[], Encoder]
+
+
+def compare_here(run: VerifyRun) -> None:
+    """Compare files on this host, until the run is cancelled."""
+    pipeline = _pipeline(run.options, run.router, run.sink, run.new_encoder, run.cancel)
+    run.verifier.verify(pipeline, run.options.block_size)
+
+
+def verify(options: ParallelOptions, compare: Callable[[VerifyRun], None], new_client: NewClient) -> int:
     """Compare files with what the servers hold, and report; return the exit code."""
     started = time.monotonic()
 
@@ -187,7 +206,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
             verifier = Verifier(paths, source, sink, cancel)
             try:
                 with _progress(options, verifier, router, fleet, cancel) if paths else nullcontext():
-                    verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), options.block_size)
+                    compare(VerifyRun(options, router, verifier, sink, cancel, new_client, new_encoder))
             finally:
                 fleet.close()
             sink.warn()

@@ -7,7 +7,6 @@ is closed, and only then: what a task of an earlier window might still write wou
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from memcload.cancel import Cancel
 from memcload.cluster import tasks
 from memcload.cluster.connection import Cluster
 from memcload.cluster.job import Delivered, Job, Segment
-from memcload.cluster.reader import Part, Reader
+from memcload.cluster.reader import Part, Reader, deal, note
 from memcload.counts import Counts, Reject
-from memcload.file_load import FileLoad, TextResult
+from memcload.file_load import TextResult
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Identity, ServerDown
 from memcload.sink import Fleet
@@ -134,42 +133,21 @@ class Coordinator:
         for address, server in self._fleet.servers.items():
             window.generations[address] = server.identity.generation
             window.begun[address] = server.begin()
-        workers = self._cluster.workers() or [""]
-        count = len(self._router.partitions)
-        for first, worker in enumerate(workers[:count]):
-            # Mostly the same worker for a partition, which then keeps its connection.
-            where = {"workers": [worker], "allow_other_workers": True} if worker else {}
-            self._begin_deliveries(window, range(first, count, len(workers)), where)
-        return window
-
-    def _begin_deliveries(self, window: _Window, partitions: Sequence[int], where: dict[str, Any]) -> None:
-        """Begin the deliveries of partitions that are for the same worker: it gets their records together."""
-        of_parts = {
-            number: [at for at, part in enumerate(window.parts) if _records(part, number)] for number in partitions
-        }
-        key = f"{window.name}-{partitions[0]}"
-        groups = {
-            at: self._cluster.begin(
-                tasks.pick, window.parts[at].whole, list(partitions), key=f"records-{key}-{at}", priority=10
-            )
-            for at in sorted(set(itertools.chain(*of_parts.values())))
-        }
-        for number, places in of_parts.items():
-            if not places:
-                continue
+        for dealt in deal(self._cluster, parts, len(self._router.partitions), window.name):
             future = self._cluster.submit(
                 tasks.deliver,
                 self._job,
                 window.name,
-                number,
-                number not in self._marked_down,
-                *[groups[at] for at in places],
-                key=f"delivery-{window.name}-{number}",
+                dealt.partition,
+                dealt.partition not in self._marked_down,
+                *dealt.groups,
+                key=f"delivery-{window.name}-{dealt.partition}",
                 priority=10,
-                **where,
+                **dealt.options,
             )
-            window.deliveries[future.key] = number, places
+            window.deliveries[future.key] = dealt.partition, dealt.places
             window.futures.append(future)
+        return window
 
     def _wait_for(self, is_so: Callable[[], Any]) -> None:
         while not self._cancel.is_set and not is_so():
@@ -203,8 +181,7 @@ class Coordinator:
 
     def _add(self, window: _Window, at: int, part: Part) -> None:
         """Add what has become of the records of a part."""
-        assert part.summary is not None
-        results = [self._result(window, part, segment) for segment in part.summary.segments]
+        results = [self._result(window, part, segment) for segment in part.segments]
         too_large: dict[int, list[int]] = {}
         for number, (of_parts, delivered) in window.results.items():
             if at not in of_parts:
@@ -213,7 +190,7 @@ class Coordinator:
             partition = self._router.partitions[number]
             identities = self._identities(window, partition.server, delivered)
             for index, failed in enumerate(delivered.failed[place]):
-                if not part.summary.segments[index].records[number]:
+                if not part.segments[index].records[number]:
                     continue
                 result = results[index]
                 result.acknowledged |= {(partition.server, identity) for identity in identities}
@@ -235,7 +212,7 @@ class Coordinator:
                     _move(result.counts, number, 1)
         if too_large:
             self._add_texts(window, part, results, too_large)
-        for result, segment in zip(results, part.summary.segments, strict=True):
+        for result, segment in zip(results, part.segments, strict=True):
             self._add_result(result, segment)
 
     def _result(self, window: _Window, part: Part, segment: Segment) -> TextResult:
@@ -245,7 +222,7 @@ class Coordinator:
             if records:
                 counts.stored[number] = records
         counts.rejected.update(segment.rejects.by_reason())
-        file = part.stream.files[segment.file]
+        file = part.file(segment)
         return TextResult(file, segment.lines, counts, segment.rejects, shown=segment.shown)
 
     def _identities(self, window: _Window, address: str, delivered: Delivered) -> set[Identity]:
@@ -270,28 +247,9 @@ class Coordinator:
                 results[segment].rejects.append(Reject(line, "too_large", found.get((segment, line), b"")))
 
     def _add_result(self, result: TextResult, segment: Segment) -> None:
-        file = result.file
-        file.texts_out += 1
-        if file.input is not None:
-            file.input.bytes_read = segment.bytes_read
-        if segment.end is not None:
-            self._end(file, segment)
+        result.file.texts_out += 1
+        note(result.file, segment)
         self._tracker.add(result)
-
-    def _end(self, file: FileLoad, segment: Segment) -> None:
-        end = segment.end
-        assert end is not None
-        file.is_read = True
-        file.read_error = end.read_error
-        if file.input is not None:
-            file.input.damage = end.damage
-            file.input.ends_within_line = end.ends_within_line
-            file.was_replaced = end.version not in (None, file.input.version)
-
-
-def _records(part: Part, partition: int) -> int:
-    assert part.summary is not None
-    return sum(segment.records[partition] for segment in part.summary.segments)
 
 
 def _move(counts: Counts, partition: int, failed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.counts import RejectedLines
 from memcload.encode.choice import EngineName
+from memcload.memcached.batch import Batch
 from memcload.memcached.routing_rules import RoutingName
 from memcload.memcached.server import Identity, Server
 from memcload.memcached.tls import Credentials
@@ -48,6 +49,7 @@ class Job:
     servers: by device type, those that are to be loaded
     pending_bytes: how large all files are
     part_size: bytes of text in a part
+    sample: what fraction of the keys to compare, where that is asked for
     run: names this run, and no other
     version: of the program
     """
@@ -66,6 +68,7 @@ class Job:
     retries: int = 3
     max_rate: int = 0
     shows_records: bool = False
+    sample: float = 1.0
     tls: tuple[str | None, str | None, str | None] | None = None
     auth_file: str | None = None
     run: str = field(default_factory=lambda: f"memcload_{uuid.uuid4().hex[:12]}")
@@ -140,6 +143,16 @@ class Buffer(NamedTuple):
     ends: Array
     lines: Array
     segments: list[int]
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the records of each segment."""
+        view, start, first = memoryview(self.commands), 0, 0
+        for count in self.segments:
+            last = first + count
+            end = int(self.ends[last - 1]) if count else start
+            ends, lines = memoryview(self.ends[first:last]), memoryview(self.lines[first:last])
+            yield Batch(count, view[start:end], ends, lines, start)
+            first, start = last, end
 
 
 class Refused(NamedTuple):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from memcload.cluster import tasks
 from memcload.cluster.connection import Cluster
-from memcload.cluster.job import Job, Summary, Unit
+from memcload.cluster.job import Job, Segment, Summary, Unit
 from memcload.file_load import FileLoad
 
 _MOST_FILES = 256  # in a unit
@@ -26,6 +27,20 @@ class Part:
     whole: Any  # the future of all of it
     first: Any  # the future of its summary
     summary: Summary | None = None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """What it holds of each file, once it is read."""
+        assert self.summary is not None
+        return self.summary.segments
+
+    def records(self, partition: int) -> int:
+        """Return how many records of a partition it has."""
+        return sum(segment.records[partition] for segment in self.segments)
+
+    def file(self, segment: Segment) -> FileLoad:
+        """Return the file that a segment is of."""
+        return self.stream.files[segment.file]
 
 
 @dataclass(eq=False)
@@ -43,6 +58,52 @@ class ReadAhead:
     def is_done(self) -> bool:
         """True once all its parts are in windows."""
         return self.is_over and not self.parts
+
+
+def note(file: FileLoad, segment: Segment) -> None:
+    """Note what is known of a file from what was read of it elsewhere."""
+    if file.input is not None:
+        file.input.bytes_read = segment.bytes_read
+    end = segment.end
+    if end is None:
+        return
+    file.is_read = True
+    file.read_error = end.read_error
+    if file.input is not None:
+        file.input.damage = end.damage
+        file.input.ends_within_line = end.ends_within_line
+        file.was_replaced = end.version not in (None, file.input.version)
+
+
+class Dealt(NamedTuple):
+    """The records of a partition in a window: in which parts there are some, and where each of them has them.
+
+    options: of the task that works on them
+    """
+
+    partition: int
+    places: list[int]
+    groups: list[Any]
+    options: dict[str, Any]
+
+
+def deal(cluster: Cluster, parts: Sequence[Part], partitions: int, name: str) -> Iterator[Dealt]:
+    """Deal the records of parts to the workers: those of several partitions for the same worker together.
+
+    It is mostly the same worker for a partition, which then keeps its connection.
+    """
+    workers = cluster.workers() or [""]
+    for first, worker in enumerate(workers[:partitions]):
+        options: dict[str, Any] = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        numbers = list(range(first, partitions, len(workers)))
+        places = {number: [at for at, part in enumerate(parts) if part.records(number)] for number in numbers}
+        groups = {
+            at: cluster.begin(tasks.pick, parts[at].whole, numbers, key=f"records-{name}-{first}-{at}", priority=10)
+            for at in sorted(set(itertools.chain(*places.values())))
+        }
+        for number in numbers:
+            if places[number]:
+                yield Dealt(number, places[number], [groups[at] for at in places[number]], options)
 
 
 class Reader:

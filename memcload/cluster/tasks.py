@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ from memcload.cluster.job import Buffer, Delivered, Job, Summary, Unit
 from memcload.cluster.reading import PartBuilder, Stream
 from memcload.cluster.worker import WorkerRun, working_for
 from memcload.encode.message import show_records
+from memcload.output.verification import Found
+from memcload.verify import Known
 
 SUMMARY = 0  # where a part has it; the buffer of each partition follows
 
 
 class RunEnded(Exception):
-    """The run has ended while a part was read."""
+    """The run has ended while a task was at work."""
 
 
 def read_part(job: Job, unit: Unit, number: int, previous: Summary | None) -> list[Any]:
@@ -71,6 +74,34 @@ def deliver(job: Job, window: str, partition: int, retries: bool, *groups: Mappi
                 return delivery.store()
 
 
+def compare(
+    job: Job, partition: int, known: Known | None, files: Sequence[Sequence[int]], *groups: Mapping[int, Buffer]
+) -> Known:
+    """Compare the records of a partition with what its server holds.
+
+    Args:
+        job: the run.
+        partition: its number.
+        known: what is known of it from the windows before.
+        files: the numbers of the files of each segment of each part.
+        groups: what holds its records, for each part.
+    """
+    with working_for(job) as run:
+        sink = run.comparing
+        with run.connected(partition).lock:
+            sink.known[partition] = copy.deepcopy(known) if known is not None else Known()
+            for numbers, group in zip(files, groups, strict=True):
+                for number, batch in zip(numbers, group[partition].batches(), strict=True):
+                    _check(run)
+                    sink.store(run.router.partitions[partition], [batch], [number])
+            return sink.known[partition]
+
+
+def found_of(known: Known) -> Found:
+    """Return the counts only."""
+    return known.found
+
+
 def _stream_at(run: WorkerRun, unit: Unit, number: int) -> Stream:
     """Return the files of a unit, read up to a part."""
     stream = run.take_stream(unit.name, number)
@@ -82,7 +113,8 @@ def _stream_at(run: WorkerRun, unit: Unit, number: int) -> Stream:
     return stream
 
 
-def _check(run: WorkerRun, stream: Stream) -> None:
+def _check(run: WorkerRun, stream: Stream | None = None) -> None:
     if run.cancel.is_set:
-        stream.close()
+        if stream is not None:
+            stream.close()
         raise RunEnded

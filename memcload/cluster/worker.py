@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -23,8 +24,9 @@ from memcload.log import LOG
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
 from memcload.memcached.tls import make_tls_context, read_credentials
-from memcload.sink import Client
+from memcload.sink import Client, Fleet
 from memcload.source.places import source_of
+from memcload.verify import ComparingSink
 
 _FORGOTTEN_AFTER = 600.0  # seconds without a task: its coordinator was killed
 
@@ -43,20 +45,11 @@ class Connected:
     """
 
     def __init__(self, run: WorkerRun, number: int) -> None:
-        job, partition = run.job, run.router.partitions[number]
+        partition = run.router.partitions[number]
         self.lock = threading.Lock()
         self.permit = Permit(run.ask, run.address)
         self.server = Server(partition.server, f"{partition.device_type} {partition.server}")
-        self.client: Client = job.new_client(
-            self.server,
-            timeout=job.timeout,
-            connect_timeout=job.connect_timeout,
-            retries=job.retries,
-            ttl=job.ttl,
-            cancel=self.permit,
-            tls=make_tls_context(*job.tls) if job.tls else None,
-            credentials=read_credentials(job.auth_file) if job.auth_file else None,
-        )
+        self.client = run.new_client(self.server, self.permit)
 
 
 class WorkerRun:
@@ -88,6 +81,26 @@ class WorkerRun:
             self._local.encoder = self._new_encoder()
         encoder: Encoder = self._local.encoder
         return encoder
+
+    def new_client(self, server: Server, cancel: Cancel) -> Client:
+        """Make a client of a server."""
+        job = self.job
+        return job.new_client(
+            server,
+            timeout=job.timeout,
+            connect_timeout=job.connect_timeout,
+            retries=job.retries,
+            ttl=job.ttl,
+            cancel=cancel,
+            tls=make_tls_context(*job.tls) if job.tls else None,
+            credentials=read_credentials(job.auth_file) if job.auth_file else None,
+        )
+
+    @functools.cached_property
+    def comparing(self) -> ComparingSink:
+        """What compares records with what the servers hold; one partition by one thread at a time."""
+        fleet = Fleet(self.router.partitions, lambda server: self.new_client(server, self.cancel))
+        return ComparingSink(fleet, self.router.partitions, self._new_encoder, (), self.job.sample)
 
     def connected(self, number: int) -> Connected:
         """Return the connection for a partition, which is kept from window to window."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.outside.faults import held_while
 from tests.outside.proxy import FaultyProxy
@@ -88,7 +89,13 @@ class DaskCluster:
 
     def start_other_worker(self, path: Path) -> None:
         """Start one more worker, for which this program lies in a directory. The next test has it not."""
-        self._others.append(self._start_worker(0, path))
+        log = path / "worker.log"
+        with log.open("wb") as file:
+            self._others.append(self._start_worker(0, path, log=file))
+        deadline = time.monotonic() + START_TIMEOUT
+        while b"Registered to" not in log.read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def freeze(self, number: int) -> None:
         """Halt a worker."""
@@ -116,19 +123,21 @@ class DaskCluster:
         self._harmed.add(self.workers[number])
         self.workers[number].send_signal(by)
 
-    def _start_worker(self, number: int, path: Path = PROJECT) -> subprocess.Popen[bytes]:
+    def _start_worker(self, number: int, path: Path = PROJECT, log: BinaryIO | None = None) -> subprocess.Popen[bytes]:
         address = self.address
         if number and self._proxy is not None:
             address = f"{self._protocol}://{self._proxy.address}"
         options = ("--nthreads", "2", "--no-nanny", "--local-directory", str(self._directory), "--memory-limit", "2GB")
-        return self._start("dask_worker", address, *options, path=path)
+        return self._start("dask_worker", address, *options, path=path, log=log)
 
-    def _start(self, program: str, *options: str, path: Path = PROJECT) -> subprocess.Popen[bytes]:
+    def _start(
+        self, program: str, *options: str, path: Path = PROJECT, log: BinaryIO | None = None
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.{program}", *options, "--no-dashboard"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=log or subprocess.DEVNULL,
             cwd=path,
             env={**os.environ, "PYTHONPATH": str(path), **self._environ},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.outside.proxy import FaultyProxy
 from tests.outside.secure import make_certificate
 from tests.outside.spec import TYPES, expected
 from tests.outside.trials import assert_loaded, assert_next_load_mends
+from tests.outside.verifying import change, delete, verify
 
 ON_CLUSTER: Loader = ("memc_load_parallel.py", "--engine", "python")
 SMALL_WINDOWS = ("--window-size", "30000")  # a file of the inbox fills some
@@ -149,6 +151,28 @@ def test_the_cluster_speaks_tls(tmp_path: Path, inbox: Inbox, servers: Servers) 
         options = (*addresses(servers), *on(cluster), "--report", "-")
         finished = run(ON_CLUSTER, inbox.pattern, *options, environ={**own_environ(), **environ})
     assert_loaded(with_report(finished), inbox, servers)
+
+
+def test_a_verification_finds_the_same(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+    logs = [
+        log_of_few_devices(random.Random(file), file)
+        + line("idfa", "gone")
+        + (line("adid", "other", apps="1") + huge_line("gaid", "huge") if file == 0 else b"")
+        for file in range(3)
+    ]
+    inbox = make_inbox(tmp_path / "inbox", logs)
+    assert load(ON_CLUSTER, inbox.pattern, servers).exit_code == 0
+    delete(servers, "idfa:gone")
+    change(servers, "adid:other")
+    (inbox.directory / ".2.tsv.gz").write_bytes((inbox.directory / ".2.tsv.gz").read_bytes()[:-9])  # truncated
+    found = []
+    for options in ((), on(cluster, *SMALL_WINDOWS)):
+        verdict = verify(ON_CLUSTER, inbox.directory / ".*.gz", servers, "--report", "-", *options)
+        report = {**json.loads(verdict.run.output), "seconds": 0}
+        found.append((verdict.exit_code, report, verdict.named("missing"), verdict.named("different")))
+    assert found[1] == found[0]
+    assert [verdict.total(what) for what in ("missing", "different", "too_large")] == [3, 1, 1]
+    assert found[0][1]["files"][2]["status"] == "damaged"
 
 
 # --- what can't be ------------------------------------------------------------------------------
