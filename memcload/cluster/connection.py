@@ -145,9 +145,14 @@ class Cluster:
         """Ask the plugin. Raises ClusterError."""
         operation = getattr(self.client.scheduler, self._operation)
         try:
-            return self.client.sync(operation, action=action, window=window, callback_timeout=_ASK_TIMEOUT)
+            answer = self.client.sync(operation, action=action, window=window, callback_timeout=_ASK_TIMEOUT)
         except Exception as error:
             raise ClusterError(f"the scheduler of {self._address} does not answer: {error}") from error
+        if answer is None:
+            raise ClusterError(
+                f"the scheduler of {self._address} took this run for dead and has ended it: run it again"
+            )
+        return answer
 
     def _give_signs(self) -> None:
         while not self._is_over.wait(_SIGN_EVERY):

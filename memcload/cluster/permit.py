@@ -98,9 +98,10 @@ class Permit(Cancel):
             return True
         if answer == "granted":
             self._until = asked + LEASE
-        elif answer == "closed":
+        elif answer != "wait":  # closed; or the run is over, and the scheduler knows nothing of it any more
             self._until = min(self._until, asked)
-        return bool(answer != "closed")
+            return False
+        return True
 
     def _renew(self, is_done: threading.Event) -> None:
         while not is_done.wait(_RENEW_EVERY):

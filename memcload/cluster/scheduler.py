@@ -64,8 +64,8 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
 
     def handle(
         self, action: str, window: str = "", holder: str = "", worker: str = "", records: int = 0
-    ) -> str | bool | float:
-        """Do what a worker or the coordinator asks for."""
+    ) -> str | bool | float | None:
+        """Do what a worker or the coordinator asks for; None, as once the plugin is gone, if the run has ended."""
         leases = self.leases
         if action == "permit":
             return leases.permit(window, holder, worker)
@@ -76,6 +76,8 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
         else:
             leases.see_coordinator()
             if action == "open":
+                if leases.has_ended:
+                    return None
                 return not self._others_are_out() and leases.open(window)
             if action == "close":
                 return leases.close()

@@ -6,6 +6,7 @@ import pytest
 
 from memcload.cluster import leases
 from memcload.cluster.leases import COORDINATOR_LEASE, LEASE, Leases, lasting
+from memcload.cluster.permit import Permit, Superseded
 
 TIMEOUT = 2.0
 
@@ -100,3 +101,9 @@ def test_the_rate_is_one_for_all(clock: Clock) -> None:
     waits = [permits.reserve(100) for _ in range(4)]
     assert waits[1:] == pytest.approx([waits[0] + 0.1 * number for number in (1, 2, 3)], abs=0.11)
     assert Leases(TIMEOUT, 0).reserve(1_000_000) == 0
+
+
+@pytest.mark.parametrize("answer", ["closed", None])  # None: the scheduler knows nothing of the run any more
+def test_a_delivery_of_a_run_that_is_over_gives_up_at_once(answer: str | None) -> None:
+    with pytest.raises(Superseded), Permit(lambda action, **what: answer, "w").hold("1"):
+        pass

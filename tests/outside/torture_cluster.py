@@ -139,7 +139,10 @@ def try_cluster_fault(name: str, seed: str, servers: Servers, cluster: DaskClust
         proxies[watched].fault = Fault
         on = ("--cluster", cluster.address) if cluster.scheduler.poll() is None else ()
         with Running(loader, inbox.pattern, *where, *on, "--report", "-") as running:
-            clean = with_report(running.finish())
+            try:
+                clean = with_report(running.finish())
+            except subprocess.TimeoutExpired:
+                raise Loss(f"the clean load has no end: {running.log}") from None
         check_clean(clean, trial)
         for timer in trial.timers:
             timer.join()
