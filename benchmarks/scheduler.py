@@ -34,7 +34,6 @@ from memcload.file_load import FileLoad
 
 _PART = 16 << 20  # bytes of commands that each part says it has
 _PARTS_A_FILE = 4
-_PARTS_A_WORKER = 4  # of a window
 
 
 def read_part(job: Job, unit: Unit, number: int, previous: Summary | None) -> list[Any]:
@@ -75,7 +74,7 @@ def run_workers(count: int, address: str, directory: str) -> None:
     asyncio.run(run())
 
 
-def measure(cluster: Cluster, partitions: int, windows: int, scheduler: int) -> None:
+def measure(cluster: Cluster, partitions: int, windows: int, parts_a_worker: int, scheduler: int) -> None:
     """Put windows through the cluster; print what that took."""
     begun = 0
     begin = cluster.begin
@@ -87,10 +86,10 @@ def measure(cluster: Cluster, partitions: int, windows: int, scheduler: int) -> 
 
     cluster.begin = counted  # type: ignore[method-assign]
     workers = len(cluster.workers())
-    size = _PART * _PARTS_A_WORKER * workers
+    size = _PART * parts_a_worker * workers
     job = Job(pattern=f"{partitions}", servers={}, routing="crc32", new_client=MemcacheClient, part_size=_PART)
     stub = cast(Any, SimpleNamespace(size=_PART * _PARTS_A_FILE, close=lambda: None))
-    files = (FileLoad(f"{n}", n, input=stub) for n in range(windows * workers * _PARTS_A_WORKER // _PARTS_A_FILE))
+    files = (FileLoad(f"{n}", n, input=stub) for n in range(windows * workers * parts_a_worker // _PARTS_A_FILE))
     reader = Reader(cluster, job, files, 2 * size, "1")
 
     def used(process: int) -> float:
@@ -131,7 +130,7 @@ def measure(cluster: Cluster, partitions: int, windows: int, scheduler: int) -> 
 def main() -> None:
     """Start a scheduler and workers, and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for name, default in (("--workers", 100), ("--partitions", 40), ("--windows", 3)):
+    for name, default in (("--workers", 100), ("--partitions", 40), ("--windows", 3), ("--parts", 4)):
         parser.add_argument(name, type=int, default=default, metavar="N", help=f"(default: {default})")
     parser.add_argument("--be", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -161,7 +160,7 @@ def main() -> None:
                 deadline = time.monotonic() + 120
                 while len(cluster.workers()) < options.workers and time.monotonic() < deadline:
                     time.sleep(0.2)
-                measure(cluster, options.partitions, options.windows, scheduler.pid)
+                measure(cluster, options.partitions, options.windows, options.parts, scheduler.pid)
         finally:
             for process in (workers, scheduler):
                 process.kill()
