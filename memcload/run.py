@@ -27,7 +27,7 @@ from memcload.output.progress import Tracked, show_progress
 from memcload.output.results import Results
 from memcload.output.telling import tell, tell_verification
 from memcload.output.verification import Verification
-from memcload.pipeline import Pipeline, blocks_of
+from memcload.pipeline import Pipeline, block_size, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
 from memcload.source.holding import DirectoryHeld, NoLocks
@@ -93,7 +93,7 @@ def load_in_parallel(run: Run) -> None:
     pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
-            for block in blocks_of(tracker.to_read(), options.block_size):
+            for block in blocks_of(tracker.to_read(), block_size(options.block_size, len(run.router.partitions))):
                 if block:
                     pipeline.put(block)
                 tracker.add_all(pipeline.finished())
@@ -205,7 +205,8 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
             verifier = Verifier(paths, source, sink, cancel)
             try:
                 with _progress(options, verifier, router, fleet, cancel) if paths else nullcontext():
-                    verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), options.block_size)
+                    size = block_size(options.block_size, len(router.partitions))
+                    verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), size)
             finally:
                 fleet.close()
             sink.warn()
