@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from memcload.allocator import keep_freed_memory
 from memcload.cancel import Cancel
 from memcload.check import Plan, check_load
 from memcload.console import warn_console
@@ -121,6 +122,7 @@ def _pipeline(
     cancel: Cancel,
     show: Callable[[bytes], list[str]] | None = None,
 ) -> Pipeline:
+    keep_freed_memory()
     return Pipeline(
         router.partitions,
         sink,

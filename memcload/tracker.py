@@ -193,13 +193,13 @@ class Tracker:
         Args:
             last: do it now, even if the servers were confirmed a moment ago.
         """
-        complete = list(itertools.takewhile(lambda file: file.is_complete, self._open))
-        if not complete or self.must_rewind:
+        if not self._open or not self._open[0].is_complete or self.must_rewind:
             return
         now = time.monotonic()
         if not last and now - self._last_confirmed < _CONFIRM_INTERVAL:
             return
         self._last_confirmed = now
+        complete = list(itertools.takewhile(lambda file: file.is_complete, self._open))
         asked = {address for file in complete if not file.causes for address, _ in file.acknowledged}
         answers = self._confirm(asked) if asked else {}
         messages: list[Message] = []
