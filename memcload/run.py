@@ -184,8 +184,7 @@ def check(options: Options, new_client: NewClient) -> int:
         findings = check_load(plan, connect, options.connect_timeout + options.timeout, cancel)
         if cancel.signal is None:
             show_findings(findings, as_table=options.progress)
-        is_clean = not any(finding.problem for finding in findings)
-        return _exit_code(options, cancel, is_clean)
+        return _exit_code(options, cancel, not any(finding.problem for finding in findings))
 
     return _guard(options, look)
 

@@ -16,7 +16,7 @@ from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
 
-_SHORT = 30  # characters: a name that leaves room for a dot and a number on every file system
+_USUAL = 64  # bytes: most names are shorter, and most file systems take longer ones
 
 
 class LocalFile(InputFile):
@@ -157,7 +157,7 @@ class LocalSource:
                 return f"directory {directory or '.'} is not writable"
             if parent.is_restricted and os.lstat(path).st_uid != os.geteuid():
                 return f"only its owner may rename it in the sticky directory {directory or '.'}"
-            if len(name) > _SHORT:
+            if len(os.fsencode(name)) > parent.fitting:
                 free_name(_dotted(path))
         except FileNotFoundError:
             return None  # gone: whoever opens it will see
@@ -173,17 +173,26 @@ class LocalSource:
 
 
 class _Parent(NamedTuple):
-    """What this user may do in a directory: looked at once, since files can be many and small."""
+    """What this user may do in a directory: looked at once, since files can be many and small.
+
+    is_restricted: only the owner of a file may rename it
+    fitting: bytes of a name that surely leaves room for a dot and a number
+    """
 
     is_writable: bool
-    is_restricted: bool  # only the owner of a file may rename it
+    is_restricted: bool
+    fitting: int
 
     @classmethod
     def of(cls, directory: str) -> _Parent:
         """Look at a directory. Raises OSError."""
         status = os.stat(directory)
         is_restricted = bool(status.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, status.st_uid)
-        return cls(os.access(directory, os.W_OK | os.X_OK), is_restricted)
+        fitting = 0
+        with contextlib.suppress(OSError):
+            free_name(os.path.join(directory, "." * _USUAL))
+            fitting = _USUAL - len("..9999")
+        return cls(os.access(directory, os.W_OK | os.X_OK), is_restricted, fitting)
 
 
 def dot_rename(path: str) -> str:
