@@ -11,13 +11,14 @@ _LOOK_EVERY = 0.05  # seconds
 
 
 class Cancel:
-    """Holds whether a run was cancelled, when, and by which signal.
+    """Holds whether a run was cancelled, when, and by which signal or other cause.
 
     It is polled: a signal handler may only set plain attributes, since it can interrupt a thread that holds a lock.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.cause = ""  # in words: what stopped the run
         self.requested_at: float | None = None  # on the monotonic clock
 
     @property
@@ -25,9 +26,10 @@ class Cancel:
         """True once the run is to stop: begin nothing new, finish what is in flight."""
         return self.requested_at is not None
 
-    def set(self, by: signal.Signals | None = None) -> None:
+    def set(self, by: signal.Signals | None = None, *, cause: str = "") -> None:
         """Cancel the run."""
-        self.signal = by
+        self.signal = self.signal or by
+        self.cause = self.cause or cause or (by.name if by else "")
         self.requested_at = self.requested_at or time.monotonic()
 
     def wait(self, seconds: float) -> bool:

@@ -19,8 +19,8 @@ from memcload.output.checks import Finding
 from memcload.output.destination import why_not_appended, why_not_writable, why_not_written
 from memcload.sink import Client
 from memcload.source.holding import DirectoryHeld, NoLocks
-from memcload.source.local import LocalSource
 from memcload.source.pattern import PatternError
+from memcload.source.source import Source
 
 _MIB = 1 << 20
 _SHOWN_FILES = 3  # that have the same trouble
@@ -38,7 +38,7 @@ class Plan:
     engine: what `--engine` says; None where the loader has no choice
     """
 
-    source: LocalSource
+    source: Source
     router: Router
     tls: bool = False
     rejects: str | None = None
@@ -194,7 +194,7 @@ def _mib(size: int) -> str:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _check_files(source: LocalSource) -> tuple[list[Finding], list[str]]:
+def _check_files(source: Source) -> tuple[list[Finding], list[str]]:
     """Return what is found of the files, and their paths."""
     try:
         paths = source.find()
@@ -266,7 +266,7 @@ def _check_places(plan: Plan, paths: Sequence[str]) -> Iterator[Finding]:
             yield Finding("rejects", f"rejected lines can be saved in {directory}")
 
 
-def _check_lock(source: LocalSource, where: str) -> Finding:
+def _check_lock(source: Source, where: str) -> Finding:
     """Find out whether the directories can be held; they are let go at once."""
     try:
         with source.lock():

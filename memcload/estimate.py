@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from memcload.cancel import Cancel
 from memcload.encode.encoder import PythonEncoder
 from memcload.memcached.routing import Router
-from memcload.source.local import LocalSource
+from memcload.source.source import Source
 
 ROOM = 1.17  # bytes of memcached's memory for a byte of its items: see docs/operations.md
 _BESIDE_COMMAND = 46  # bytes of an item beyond those of the command that stores it
@@ -36,7 +36,7 @@ class Need:
         return Need(records, memory)
 
 
-def estimate(paths: Sequence[str], source: LocalSource, router: Router, cancel: Cancel) -> Need:
+def estimate(paths: Sequence[str], source: Source, router: Router, cancel: Cancel) -> Need:
     """Return what the files will bring; a few of them are read, each from its beginning."""
     sampled = 0
     need = Need()
@@ -46,7 +46,7 @@ def estimate(paths: Sequence[str], source: LocalSource, router: Router, cancel: 
     return need * (source.size_of(paths) / sampled) if sampled else need
 
 
-def _sample(path: str, source: LocalSource, router: Router, cancel: Cancel, need: Need) -> int:
+def _sample(path: str, source: Source, router: Router, cancel: Cancel, need: Need) -> int:
     """Add what the beginning of a file brings; return how many bytes of the file that was. Raises OSError."""
     encoder = PythonEncoder(router, 0)
     file = source.open(path)

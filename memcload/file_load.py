@@ -15,10 +15,27 @@ from memcload.memcached.routing import Partition
 from memcload.memcached.server import Identity, ServerDown
 from memcload.outcome import Status, Verdict
 from memcload.sink import Delivery
-from memcload.source.local import LocalFile
+from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
 
 Message = tuple[int, str]  # a level of the log, and what to say
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run was told about its files.
+
+    only: the device types to load, where these are not all
+    reloads: how often a file whose records were lost may be loaded again
+    """
+
+    settle: float
+    max_error_rate: float
+    dry: bool
+    only: tuple[str, ...] = ()
+    rejects: str | None = None
+    max_rejects: int = 100_000
+    reloads: int = 0
 
 
 @dataclass(eq=False)
@@ -35,7 +52,7 @@ class FileLoad:
     path: str
     number: int = 0
     attempt: int = 1
-    input: LocalFile | None = None
+    input: InputFile | None = None
     counts: Counts = field(default_factory=Counts)
     lines: int = 0
     texts_out: int = 0

@@ -45,7 +45,7 @@ _ENGINES = ("auto", "compiled", "python")
 
 GROUPS: dict[str, list[Option]] = {
     "what to load": [
-        Option("--pattern", "files to load: a shell glob, in quotes", "GLOB"),
+        Option("--pattern", "files to load: a shell glob or s3://bucket/glob, in quotes", "GLOB", values.pattern),
         Option("--again", "load files that are done, too: .NAME as well as NAME"),
         Option("--only", "load only these device types, comma-separated", "TYPES", values.device_types),
         Option("--min-age", "leave younger files for the next run", _SECONDS, values.seconds),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -19,6 +20,15 @@ def text(value: str) -> str:
     if not value:
         raise ArgumentTypeError("the value is empty")
     return value
+
+
+def pattern(value: str) -> str:
+    """Read a pattern; one that names a store must not tell a secret, which the log would show."""
+    if re.match(r"[a-z][a-z0-9+.-]*://[^/@]*:(?!\d{1,5}/)[^@]*@", value, re.IGNORECASE):
+        raise ArgumentTypeError(
+            "it has a password in it; leave that out: the store's library takes it from the environment or a profile"
+        )
+    return text(value)
 
 
 def truth(value: str) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 from memcload.allocator import keep_freed_memory
 from memcload.cancel import Cancel
@@ -18,10 +16,11 @@ from memcload.check import Plan, check_load
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
+from memcload.file_load import Rules
 from memcload.log import LOG, log_failures, start_logging
 from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
-from memcload.memcached.tls import Credentials, make_tls_context, read_credentials
+from memcload.memcached.tls import make_tls_context, read_credentials
 from memcload.options import Options, ParallelOptions
 from memcload.output.checks import show_findings
 from memcload.output.progress import Tracked, show_progress
@@ -30,12 +29,13 @@ from memcload.output.telling import tell, tell_verification
 from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, block_size, blocks_of
 from memcload.records import DEVICE_TYPES
-from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
+from memcload.sink import Client, Fleet, MemcachedSink, NewClient, NoSink, Sink
 from memcload.source.holding import DirectoryHeld, NoLocks
-from memcload.source.local import LocalSource
-from memcload.source.pattern import PatternError
+from memcload.source.pattern import NoLibrary, PatternError
+from memcload.source.places import source_of
+from memcload.source.source import Source
 from memcload.throttle import Throttle
-from memcload.tracker import Rules, Tracker
+from memcload.tracker import Tracker
 from memcload.verify import ComparingSink, Verifier
 
 EXIT_OK = 0
@@ -46,25 +46,6 @@ EXIT_HELD = 75  # EX_TEMPFAIL of sysexits.h
 
 class UsageError(Exception):
     """The options can't be followed; the message says why."""
-
-
-class NewClient(Protocol):
-    """What makes a client of a server: memc_client.MemcacheClient."""
-
-    def __call__(
-        self,
-        server: Server,
-        *,
-        timeout: float,
-        connect_timeout: float,
-        retries: int,
-        ttl: int,
-        cancel: Cancel,
-        tls: ssl.SSLContext | None,
-        credentials: Credentials | None,
-    ) -> Client:
-        """Make a client; it connects on first use."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -225,7 +206,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
 
 
 @contextmanager
-def _locked(source: LocalSource, options: Options) -> Iterator[list[str]]:
+def _locked(source: Source, options: Options) -> Iterator[list[str]]:
     """Hold the directories of the files that are to be loaded, and give their paths."""
     if options.dry:  # it only reads, so another run may be at work
         yield source.find()
@@ -276,7 +257,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
     except DirectoryHeld as error:
         LOG.error("%s", error)
         return EXIT_HELD
-    except (EngineError, UsageError) as error:
+    except (EngineError, NoLibrary, UsageError) as error:
         LOG.error("%s", error)
         return EXIT_USAGE
     except (PatternError, NoLocks) as error:
@@ -284,7 +265,7 @@ def _guard(options: Options, body: Callable[[Cancel], int]) -> int:
         return EXIT_FAILED
     except OSError as error:
         LOG.error("%s: %s", error.filename or "memc_load", error.strerror or error)
-        return EXIT_FAILED
+        return _exit_code(options, cancel, is_clean=False)
     except Exception as error:
         LOG.error("Internal error: %s: %s (run with --log-level debug for details)", type(error).__name__, error)
         LOG.debug("%s", traceback.format_exc())
@@ -327,9 +308,11 @@ def _unreadable(error: OSError, options: Options) -> str:
     return f"{error.filename}: {(error.strerror or str(error)).lower()}{names[0] if names else ''}"
 
 
-def _source(options: Options, cancel: Cancel) -> LocalSource:
-    finds = {"with_done": options.again, "with_named": isinstance(options, ParallelOptions) and options.verify}
-    return LocalSource(options.pattern, **finds, min_age=options.min_age, stops=lambda: cancel.is_set)
+def _source(options: Options, cancel: Cancel) -> Source:
+    verifies = isinstance(options, ParallelOptions) and options.verify
+    return source_of(
+        options.pattern, cancel, options.timeout, with_done=options.again, with_named=verifies, min_age=options.min_age
+    )
 
 
 def _rules(options: Options) -> Rules:
@@ -345,6 +328,5 @@ def _rules(options: Options) -> Rules:
 
 
 def _exit_code(options: Options, cancel: Cancel, is_clean: bool) -> int:
-    if cancel.signal is not None:
-        return 128 + cancel.signal
-    return EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
+    unstopped = EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
+    return unstopped if cancel.signal is None else 128 + cancel.signal

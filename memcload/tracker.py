@@ -7,21 +7,20 @@ import errno
 import functools
 import itertools
 import logging
-import os
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from memcload.cancel import Cancel
 from memcload.counts import Counts, RejectedLines
-from memcload.file_load import FileLoad, Message, TextResult
+from memcload.file_load import FileLoad, Message, Rules, TextResult
 from memcload.log import excerpt, log_lines
 from memcload.memcached.server import Identity, Server, ServerDown
 from memcload.outcome import FileFacts, Verdict, decide
-from memcload.source.local import LocalFile, LocalSource
 from memcload.source.pattern import is_done
-from memcload.source.rejects import Rejects
+from memcload.source.reader import InputFile
+from memcload.source.source import Source
 
 _SHOWN_OF_A_KIND = 3  # warnings about lines, for a run
 _CONFIRM_INTERVAL = 0.1  # seconds; files that become complete within it are confirmed and renamed together
@@ -29,23 +28,6 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _ROOM_TIMEOUT = 5.0  # seconds to wait for a descriptor when none of ours can be given back
 
 Confirm = Callable[[Iterable[str]], dict[str, Identity | ServerDown]]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a run was told about its files.
-
-    only: the device types to load, where these are not all
-    reloads: how often a file whose records were lost may be loaded again
-    """
-
-    settle: float
-    max_error_rate: float
-    dry: bool
-    only: tuple[str, ...] = ()
-    rejects: str | None = None
-    max_rejects: int = 100_000
-    reloads: int = 0
 
 
 class Tracker:
@@ -59,7 +41,7 @@ class Tracker:
     def __init__(
         self,
         paths: Sequence[str],
-        source: LocalSource,
+        source: Source,
         rules: Rules,
         cancel: Cancel,
         servers: dict[str, Server],
@@ -72,6 +54,7 @@ class Tracker:
         self._confirm = confirm
         self._waiting = deque(FileLoad(path, number) for number, path in enumerate(paths))
         self._open: deque[FileLoad] = deque()
+        self._renaming: FileLoad | None = None  # its verdict is there; the next is decided once it has its name
         self._last_confirmed = 0.0
         self._earlier_pending = ""  # the first file of the run that stays pending
         self._shown: Counter[str] = Counter()  # warnings about lines, by kind
@@ -87,7 +70,7 @@ class Tracker:
     @property
     def is_finished(self) -> bool:
         """True once every file is finalized."""
-        return not self._waiting and not self._open
+        return not self._waiting and not self._open and not self._renaming
 
     def to_read(self) -> Iterator[FileLoad]:
         """Yield the files that are still to be read, in order, opened or with the reason why that can't be done."""
@@ -110,9 +93,9 @@ class Tracker:
             file.read_error = error.strerror or str(error)
             return
         if rules.rejects is not None or not rules.dry:
-            file.rejects = Rejects(file.path, rules.rejects, rules.max_rejects)
+            file.rejects = self._source.new_rejects(file.path, rules.rejects, rules.max_rejects)
 
-    def _open_when_possible(self, path: str) -> LocalFile:
+    def _open_when_possible(self, path: str) -> InputFile:
         """Open a file; wait for a while where the process or the system has run out of descriptors."""
         deadline = time.monotonic() + _ROOM_TIMEOUT
         while True:
@@ -124,7 +107,7 @@ class Tracker:
 
     def _introduce(self) -> None:
         """Log which file it is whose turn has come. Later ones may have been begun; they are not talked about yet."""
-        if self._open and not self._open[0].is_current:
+        if self._open and not self._open[0].is_current and not self._renaming:
             current = self._open[0]
             current.is_current = True
             log_lines([(logging.INFO, f"Processing {current.path}"), *current.messages])
@@ -193,7 +176,9 @@ class Tracker:
         Args:
             last: do it now, even if the servers were confirmed a moment ago.
         """
-        if not self._open or not self._open[0].is_complete or self.must_rewind:
+        log_lines(self._end_rename(wait=last))
+        self._introduce()
+        if not self._open or not self._open[0].is_complete or self.must_rewind or self._renaming:
             return
         now = time.monotonic()
         if not last and now - self._last_confirmed < _CONFIRM_INTERVAL:
@@ -210,14 +195,17 @@ class Tracker:
                 self.must_rewind = True
                 break
             self._open.popleft()
-            messages += self._finalize(file, verdict)
+            messages += self._finalize(file, verdict, wait=last)
+            if self._renaming:
+                break  # it may fail, and then it holds back the others
         log_lines(messages)
         self._introduce()
 
     def finalize_rest(self) -> None:
         """Finalize the files that a cancelled run leaves behind."""
+        log_lines(self._end_rename(wait=True))
         for file in [*self._open, *self._waiting]:
-            log_lines(self._finalize(file, decide(self._facts(file, {}))))
+            log_lines(self._finalize(file, decide(self._facts(file, {})), wait=True))
         self._open.clear()
         self._waiting.clear()
 
@@ -239,7 +227,7 @@ class Tracker:
         source, rules = file.input, self.rules
         unreachable, lost = self._losses(file, answers)
         facts = FileFacts(
-            stopped_by=self._cancel.signal.name if self._cancel.signal else "",
+            stopped_by=self._cancel.cause,
             not_renamable=file.not_renamable,
             read_error=file.read_error,
             records=file.counts.records,
@@ -260,10 +248,10 @@ class Tracker:
             damage=source.damage.kind if source.damage else None,
             damage_description=source.damage.description if source.damage else "",
             size=source.size,
-            age=source.age,
+            age=math.inf if source.arrives_whole else source.age,
             open_for_writing=source.is_open_for_writing(),
             incomplete_text=source.ends_within_line,
-            changed=os.path.lexists(file.path) and not source.is_unchanged(),
+            changed=not source.is_unchanged() and self._source.exists(file.path),
         )
 
     def _losses(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> tuple[str, str]:
@@ -279,33 +267,48 @@ class Tracker:
     def _label(self, address: str) -> str:
         return self._servers[address].label
 
-    def _finalize(self, file: FileLoad, verdict: Verdict) -> list[Message]:
-        """Let a verdict take effect; return what is to be logged about it."""
-        file.seconds = time.monotonic() - file.started
+    def _finalize(self, file: FileLoad, verdict: Verdict, *, wait: bool) -> list[Message]:
+        """Let a verdict take effect; return what is to be logged about it, nothing while the file is being renamed."""
         comes_again = not self.rules.dry and (is_done(file.path) or bool(self.rules.only))
         if verdict.is_loaded and file.input is not None and not comes_again:
             self._save_rejects(file, file.input)
-        if verdict.renames:
-            try:
-                file.renamed_to = self._source.finalize(file.path, damaged=verdict.status == "damaged")
-            except OSError as error:
-                detail = f"it was loaded but can't be renamed: {error.strerror or error}"
-                verdict = Verdict("error", "rename_failed", detail, holds_back=os.path.lexists(file.path))
-        if verdict.holds_back and not self._earlier_pending:
-            self._earlier_pending = file.path
-        file.verdict = verdict
-        if file.rejects is not None:
-            file.rejects.close()
         if file.input is not None:
             self._bytes_finalized += file.input.bytes_read
+        file.verdict = verdict
+        if verdict.renames:
+            self._renaming = file
+            return self._end_rename(wait=wait)
+        return self._close(file)
+
+    def _end_rename(self, *, wait: bool) -> list[Message]:
+        """Finalize the file that is being renamed, once it is; return what is to be logged about it."""
+        file = self._renaming
+        if file is None:
+            return []
+        try:
+            file.renamed_to = self._source.finalize(file.path, damaged=file.status == "damaged", wait=wait)
+            if file.renamed_to is None:
+                return []
+        except OSError as error:
+            detail = f"it was loaded but can't be renamed: {error.strerror or error}"
+            file.verdict = Verdict("error", "rename_failed", detail, holds_back=self._source.exists(file.path))
+        self._renaming = None
+        return self._close(file)
+
+    def _close(self, file: FileLoad) -> list[Message]:
+        file.seconds = time.monotonic() - file.started
+        if file.verdict.holds_back and not self._earlier_pending:
+            self._earlier_pending = file.path
+        if file.rejects is not None:
+            file.rejects.close()
         self.files.append(file)
         return file.closing_messages(self.rules.max_error_rate)
 
-    def _save_rejects(self, file: FileLoad, source: LocalFile) -> None:
+    def _save_rejects(self, file: FileLoad, source: InputFile) -> None:
         if file.rejects is None:
             return
         try:
-            saved = file.rejects_saved_as = file.rejects.save(source.stat)
+            saved = file.rejects_saved_as = file.rejects.save(source.mode)
         except OSError as error:
             self._note_trouble(file, "can't save its rejected lines", error)
         else:

@@ -18,7 +18,7 @@ from memcload.memcached.server import ServerDown
 from memcload.output.verification import Found, VerifiedFile
 from memcload.pipeline import Pipeline, blocks_of
 from memcload.sink import Delivery, Fleet
-from memcload.source.local import LocalSource
+from memcload.source.source import Source
 
 _Kind = Literal["missing", "different", "too_large"]
 
@@ -200,7 +200,7 @@ class Verifier:
     records_seen, rejects_seen: of what was compared so far
     """
 
-    def __init__(self, paths: Sequence[str], source: LocalSource, sink: ComparingSink, cancel: Cancel) -> None:
+    def __init__(self, paths: Sequence[str], source: Source, sink: ComparingSink, cancel: Cancel) -> None:
         self.files = [VerifiedFile(path) for path in paths]
         self.records_seen = 0
         self.rejects_seen = 0

@@ -1,4 +1,4 @@
-"""What every test can ask for: four real memcached servers, empty."""
+"""What every test can ask for: four real memcached servers, empty, and an empty bucket of a real S3 server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.outside.memcached import make_ready
+from tests.outside.object_store import Bucket, Gate, s3_server
 from tools.servers import MemcachedServer, four_servers
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -44,3 +45,17 @@ def servers(running_servers: dict[str, MemcachedServer]) -> dict[str, MemcachedS
     """Four memcached servers by device type: up and empty, whatever an earlier test did to them."""
     make_ready(running_servers)
     return running_servers
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """The port of a real S3 server, of this process alone."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(s3_port: int) -> Iterator[Bucket]:
+    """An empty bucket behind a gate where requests can go wrong."""
+    with Gate(s3_port) as gate:
+        yield Bucket(s3_port, gate)

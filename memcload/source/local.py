@@ -15,6 +15,7 @@ from memcload.source.holding import hold
 from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
+from memcload.source.rejects import Rejects
 
 _USUAL = 64  # bytes: most names are shorter, and most file systems take longer ones
 
@@ -41,6 +42,11 @@ class LocalFile(InputFile):
     def age(self) -> float:
         """Seconds since the file was last written to; negative if it is dated in the future."""
         return time.time() - self.stat.st_mtime
+
+    @property
+    def mode(self) -> int:
+        """Who may read and write the file."""
+        return stat.S_IMODE(self.stat.st_mode)
 
     def is_unchanged(self) -> bool:
         """Return True if the path still names the file that was opened, as it was then."""
@@ -146,6 +152,15 @@ class LocalSource:
         """Open a file; raise OSError where it can't be opened or is no regular file."""
         return LocalFile(path)
 
+    def exists(self, path: str) -> bool:
+        """Return True if there is something of this name."""
+        return os.path.lexists(path)
+
+    def new_rejects(self, path: str, directory: str | None, limit: int) -> Rejects:
+        """Return what keeps the rejected lines of a file, to save them in a directory or beside the file."""
+        own_directory, name = os.path.split(path)
+        return Rejects(name, own_directory if directory is None else directory, limit)
+
     def why_not_renamable(self, path: str) -> str | None:
         """Return why a file could not be renamed once it is loaded, as far as that can be known; None if it could."""
         if is_done(path):
@@ -167,7 +182,7 @@ class LocalSource:
             return f"{error.strerror}"
         return None
 
-    def finalize(self, path: str, *, damaged: bool) -> str:
+    def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str:
         """Give a file that is done, or damaged, the name for that; return its new path. Raises OSError."""
         return set_aside(path) if damaged else dot_rename(path)
 

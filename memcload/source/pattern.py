@@ -8,11 +8,15 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 
 class PatternError(Exception):
     """The pattern can't mean any file; the message says why, and what to do."""
+
+
+class NoLibrary(Exception):
+    """Nothing that is installed reaches the store that the pattern names; the message says how to get it."""
 
 
 def is_done(path: str) -> bool:
@@ -62,19 +66,10 @@ def find_files(
         with_named: return those done files that the pattern itself names, dot and all
         stops: once it returns True, no more directories are looked into
     """
-    directory, name_pattern = (pattern, "*") if os.path.basename(pattern) == "**" else os.path.split(pattern)
-    found = {}
-    for path in _files(os.path.join(directory, name_pattern), stops):
-        if not is_done(path):
-            found[path] = (path, math.inf)
-        elif (with_named or with_done) and (original := _original(path)):
-            found[path] = original
-    if with_done:
-        for path in _files(os.path.join(directory, ".*"), stops):
-            original = _original(path, name_pattern)
-            if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
-                found[path] = original
-    paths = sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
+    directory, name_pattern = split_pattern(pattern)
+    matching = _files(os.path.join(directory, name_pattern), stops)
+    dotted = _files(os.path.join(directory, ".*"), stops) if with_done else []
+    paths = in_order(matching, dotted, name_pattern, with_named=with_named or with_done)
     # A directory can be reached by several names.
     real = {directory: os.path.realpath(directory) for directory in {os.path.dirname(path) for path in paths}}
     once: dict[tuple[str, str], str] = {}
@@ -83,18 +78,45 @@ def find_files(
     return list(once.values())
 
 
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """Return the pattern of the directories and that of the names in them."""
+    return (pattern, "*") if os.path.basename(pattern) == "**" else os.path.split(pattern)
+
+
+def in_order(matching: Iterable[str], dotted: Iterable[str], name_pattern: str, *, with_named: bool) -> list[str]:
+    """Return the paths of files that are to be loaded, sorted by name.
+
+    Args:
+        matching: what matches the pattern: of those that are done, it may name some itself
+        dotted: what starts with a dot where the pattern looks; those that had a matching name are loaded again
+        name_pattern: the pattern of the names
+        with_named: return those done files that the pattern itself names, dot and all
+    """
+    found = {}
+    for path in matching:
+        if not is_done(path):
+            found[path] = (path, math.inf)
+        elif with_named and (original := _original(path)):
+            found[path] = original
+    for path in dotted:
+        original = _original(path, name_pattern)
+        if original and fnmatch.fnmatchcase(os.path.basename(original[0]), name_pattern):
+            found[path] = original
+    return sorted(found, key=lambda path: (os.fsencode(found[path][0]), found[path][1]))
+
+
 def _original(path: str, name_pattern: str = "*") -> tuple[str, float] | None:
     """Return the path that a done file had, and its number; None if the file is none that was loaded.
 
     A number at the end may be of the name itself: it is if only so the name matches the pattern.
     """
-    directory, name = os.path.split(path)
+    directory, slash, name = path.rpartition("/")
     match = re.fullmatch(r"\.(.+?)(?:\.([0-9]+))?", name, re.DOTALL)
     if not match or match[1].endswith((".damaged", ".rejects.tsv", ".part")):
         return None
     if match[2] and not fnmatch.fnmatchcase(match[1], name_pattern):
-        return os.path.join(directory, name[1:]), 0
-    return os.path.join(directory, match[1]), int(match[2] or 0)
+        return f"{directory}{slash}{name[1:]}", 0
+    return f"{directory}{slash}{match[1]}", int(match[2] or 0)
 
 
 def _files(pattern: str, stops: Callable[[], bool]) -> list[str]:

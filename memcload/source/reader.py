@@ -28,7 +28,10 @@ class InputFile(ABC):
     read_error: what ended the reading, if the file could not be read to its end
     ends_within_line: the file is plain text whose last line lacks its ending, known once it is read: it may still be
         being written. (An archive that is complete is complete whatever its last line is.)
+    arrives_whole: nobody sees the file before all of it is there, so that it is never still being written
     """
+
+    arrives_whole = False
 
     def __init__(self, path: str, file: BinaryIO, size: int) -> None:
         self.path = path
@@ -44,6 +47,11 @@ class InputFile(ABC):
     @abstractmethod
     def age(self) -> float:
         """Seconds since the file was last written to; negative if it is dated in the future."""
+
+    @property
+    @abstractmethod
+    def mode(self) -> int:
+        """Who may read and write the file, as permission bits."""
 
     @abstractmethod
     def is_unchanged(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import tempfile
 
 from memcload.counts import Reject
@@ -21,14 +20,13 @@ class Rejects:
     limit.
 
     Args:
-        path: the file's
-        directory: where to save; the file's own where it is None
+        name: the file's
+        directory: where to save
         limit: how many rejects are kept
     """
 
-    def __init__(self, path: str, directory: str | None, limit: int) -> None:
-        own_directory, name = os.path.split(path)
-        self._path = os.path.join(own_directory if directory is None else directory, f".{name}")
+    def __init__(self, name: str, directory: str, limit: int) -> None:
+        self._path = os.path.join(directory, f".{name}")
         self._limit = limit
         self._kept = 0
         self._latest = bytearray()  # those that are not in the temporary file yet
@@ -45,23 +43,28 @@ class Rejects:
         if len(self._latest) > _KEPT_IN_MEMORY:
             self._spill()
 
-    def save(self, like: os.stat_result) -> str | None:
+    def save(self, mode: int) -> str | None:
         """Write the file, never over another; return its path, or None if there were no rejects.
 
-        It can be read by those who can read the log itself, whose stat is `like`. Raises OSError.
+        It can be read by those who can read the log itself, whose mode this is. Raises OSError.
         """
         if not self._kept:
             return None
         temporary = self._spill()
-        os.chmod(temporary, stat.S_IMODE(like.st_mode) & 0o666)
+        os.chmod(temporary, mode & 0o666)
+        target = self._publish(temporary)
+        self._temporary = None
+        self._kept = 0
+        return target
+
+    def _publish(self, temporary: str) -> str:
+        """Move the temporary file to where it is kept; return that path."""
         target = claim_name(self._path, ".rejects.tsv")
         try:
             os.replace(temporary, target)
         except OSError:
             os.unlink(target)
             raise
-        self._temporary = None
-        self._kept = 0
         return target
 
     def close(self) -> None:

@@ -1,0 +1,32 @@
+"""Which source a pattern means: directories of this machine, or an object store."""
+
+from __future__ import annotations
+
+import re
+
+from memcload.cancel import Cancel
+from memcload.source.local import LocalSource
+from memcload.source.source import Source
+
+
+def source_of(
+    pattern: str, cancel: Cancel, grace: float, *, with_done: bool, with_named: bool, min_age: float
+) -> Source:
+    """Return the source of the files that a pattern, a shell glob or a URL with one in it, means.
+
+    Args:
+        pattern: what to look for
+        cancel: ends waiting for a store
+        grace: how many seconds after that
+        with_done: find the files that are done too, in the order in which they were loaded
+        with_named: find those done files that the pattern itself names
+        min_age: leave files that are younger, in seconds
+    """
+    pattern = re.sub(r"^(?:file|local)://", "", pattern)
+    if "://" not in pattern:
+        return LocalSource(
+            pattern, with_done=with_done, with_named=with_named, min_age=min_age, stops=lambda: cancel.is_set
+        )
+    from memcload.source.remote import RemoteSource  # here: only who loads from a store needs it
+
+    return RemoteSource(pattern, cancel, grace, with_done=with_done, with_named=with_named, min_age=min_age)
