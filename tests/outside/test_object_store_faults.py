@@ -144,11 +144,14 @@ def test_the_lease_of_a_run_that_was_killed_runs_out(bucket: Bucket, servers: Se
             connection.close()
             first.process.kill()
             first.finish()
+    assert json.loads(bucket.read(f"in/{LOCK}"))["seconds"] == 20
+    shorten_lease(bucket, seconds=4)
     started = time.monotonic()
     finished = load_bucket(PARALLEL, bucket, "in/*", servers)
     assert finished.exit_code == 0
-    assert 15 < time.monotonic() - started < 60
-    assert finished.says(f"process {first.process.pid} may be loading it", "I")
+    assert time.monotonic() - started > 4
+    assert finished.says(f"process {first.process.pid} may be loading it; watching for 4 s", "I")
+    assert finished.says(f"process {first.process.pid} has ended without a word; going on", "W")
     assert contents(servers) == expected(log).items
     assert bucket.names() == ["in/.a.gz"]
 
