@@ -96,8 +96,10 @@ def zst_frame(text: bytes, draw: random.Random) -> bytes:
     }
     compressor = zstd.ZstdCompressor(options=options)
     if draw.random() < 0.5:
-        return compressor.compress(text, compressor.FLUSH_FRAME)
-    return compressor.compress(text) + compressor.flush()  # its length is not in the frame's header
+        frame: bytes = compressor.compress(text, compressor.FLUSH_FRAME)
+    else:
+        frame = compressor.compress(text) + compressor.flush()  # its length is not in the frame's header
+    return frame
 
 
 MEMBERS: dict[str, Callable[[bytes, random.Random], bytes]] = {
