@@ -22,8 +22,8 @@ test: prepare ## check style and types, run the tests against real memcached ser
 bench: prepare ## measure the loader side by side with its limit and its rivals (about 10 minutes)
 	$(VENV_PYTHON) -m benchmarks
 
-torture: prepare ## load with N random faults of SEED, then check that nothing is lost (2 s each)
-	$(VENV_PYTHON) -m tests.torture faults --trials $(or $(N),200) --seed $(or $(SEED),1)
+torture: prepare ## load with N random faults of SEED, then check that nothing is lost (2 s each); MODE=cluster: on Dask
+	$(VENV_PYTHON) -m tests.torture $(or $(MODE),faults) --trials $(or $(N),200) --seed $(or $(SEED),1)
 
 fuzz: prepare ## load LINES random lines of SEED against the specification (about 5 minutes)
 	$(VENV_PYTHON) -m tests.torture lines --lines $(or $(LINES),2000000) --seed $(or $(SEED),1)

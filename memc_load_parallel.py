@@ -30,9 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.check:
         return run.check(options, MemcacheClient)
+    load, compare = run.load_in_parallel, run.compare_here
+    if options.cluster:
+        from memcload.run_on_cluster import compare_on_cluster as compare
+        from memcload.run_on_cluster import load_on_cluster as load
     if options.verify:
-        return run.verify(options, MemcacheClient)
-    return run.main(options, run.load_in_parallel, MemcacheClient)
+        return run.verify(options, compare, MemcacheClient)
+    return run.main(options, load, MemcacheClient)
 
 
 if __name__ == "__main__":

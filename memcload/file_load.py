@@ -47,6 +47,7 @@ class FileLoad:
     texts_out: how many texts were handed out whose results were not added
     causes: why records failed, by the address of the server
     acknowledged: who acknowledged records, by the address of the server
+    was_replaced: another host, which read it, found something else under its path
     """
 
     path: str
@@ -58,6 +59,7 @@ class FileLoad:
     texts_out: int = 0
     is_read: bool = False
     read_error: str = ""
+    was_replaced: bool = False
     not_renamable: str = ""
     causes: dict[str, ServerDown] = field(default_factory=dict)
     acknowledged: set[tuple[str, Identity]] = field(default_factory=set)

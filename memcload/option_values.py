@@ -122,6 +122,13 @@ def servers(value: str) -> tuple[str, ...]:
     return addresses
 
 
+def cluster(value: str) -> str:
+    """Read the address of a Dask scheduler, or how many workers to start here."""
+    if re.fullmatch(r"local:([1-9][0-9]{0,2})|(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]\s]+):[0-9]{1,5}", value):
+        return value
+    raise ArgumentTypeError(f"{value!r} is not tcp://HOST:PORT, tls://HOST:PORT or local:N")
+
+
 def _endpoint(address: str) -> object:
     """Return what is the same for two spellings of one address."""
     try:

@@ -94,6 +94,8 @@ class ParallelOptions(Options):
     queue_size: int = 4
     block_size: int = 1 << 20
     engine: EngineName = "auto"
+    cluster: str | None = None
+    window_size: int = 64 << 20
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -238,6 +240,10 @@ def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[
     """Refuse options that do nothing. Those that the environment sets for other runs are accepted."""
     if "sample" in given and not values.get("verify"):
         parser.error("--sample does nothing without --verify")
+    if "window_size" in given and not values.get("cluster"):
+        parser.error("--window-size does nothing without --cluster")
+    if "cluster" in given and values.get("check"):
+        parser.error("--check runs on this host alone: leave --cluster out")
     if not values.get("tls"):
         for name in ("tls_ca", "tls_cert", "tls_key"):
             if name in given:

@@ -37,7 +37,7 @@ DamageKind = Literal["truncated", "corrupt", "unsupported"]
 class FileFacts:
     """Everything that bears on what becomes of a file. Texts are empty where there is nothing to tell.
 
-    stopped_by: the signal that stopped the run
+    stopped_by: the signal that stopped the run, or what else did
     not_renamable: why the file could not be renamed, known before it is loaded
     read_error: why it could not be opened, or read to its end
     records: how many records of it were stored, rejected or failed; failed: how many failed

@@ -57,6 +57,7 @@ class Run:
     fleet: Fleet
     tracker: Tracker
     cancel: Cancel
+    new_client: NewClient
 
     @property
     def throttle(self) -> Throttle:
@@ -71,8 +72,7 @@ def load_in_parallel(run: Run) -> None:
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
-    show = _show(run.router) if shows else None
-    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
+    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, _show(run.router) if shows else None)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
             for block in blocks_of(tracker.to_read(), block_size(options.block_size, len(run.router.partitions))):
@@ -132,7 +132,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
         try:
             with _locked(source, options) as paths:
                 tracker = Tracker(paths, source, _rules(options), cancel, fleet.servers, fleet.confirm)
-                _load(Run(options, router, fleet, tracker, cancel), load, paths)
+                _load(Run(options, router, fleet, tracker, cancel, new_client), load, paths)
             results = dataclasses.replace(results, files=tracker.files, totals=tracker.totals())
             is_clean = tracker.is_clean
         except PatternError as error:
@@ -170,7 +170,26 @@ def check(options: Options, new_client: NewClient) -> int:
     return _guard(options, look)
 
 
-def verify(options: ParallelOptions, new_client: NewClient) -> int:
+@dataclass(frozen=True)
+class VerifyRun:
+    """What compares files with what the servers hold is given."""
+
+    options: ParallelOptions
+    router: Router
+    verifier: Verifier
+    sink: ComparingSink
+    cancel: Cancel
+    new_client: NewClient
+    new_encoder: Callable[[], Encoder]
+
+
+def compare_here(run: VerifyRun) -> None:
+    """Compare files on this host, until the run is cancelled."""
+    pipeline = _pipeline(run.options, run.router, run.sink, run.new_encoder, run.cancel)
+    run.verifier.verify(pipeline, block_size(run.options.block_size, len(run.router.partitions)))
+
+
+def verify(options: ParallelOptions, compare: Callable[[VerifyRun], None], new_client: NewClient) -> int:
     """Compare files with what the servers hold, and report; return the exit code."""
     started = time.monotonic()
 
@@ -187,8 +206,7 @@ def verify(options: ParallelOptions, new_client: NewClient) -> int:
             verifier = Verifier(paths, source, sink, cancel)
             try:
                 with _progress(options, verifier, router, fleet, cancel) if paths else nullcontext():
-                    size = block_size(options.block_size, len(router.partitions))
-                    verifier.verify(_pipeline(options, router, sink, new_encoder, cancel), size)
+                    compare(VerifyRun(options, router, verifier, sink, cancel, new_client, new_encoder))
             finally:
                 fleet.close()
             sink.warn()

@@ -251,7 +251,7 @@ class Tracker:
             age=math.inf if source.arrives_whole else source.age,
             open_for_writing=source.is_open_for_writing(),
             incomplete_text=source.ends_within_line,
-            changed=not source.is_unchanged() and self._source.exists(file.path),
+            changed=(file.was_replaced or not source.is_unchanged()) and self._source.exists(file.path),
         )
 
     def _losses(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> tuple[str, str]:

@@ -30,7 +30,7 @@ _MAX_MISSING = 100_000  # keys that are remembered; when more are missing, somet
 
 
 @dataclass
-class _Known:
+class Known:
     """What is known of the records of one partition.
 
     A record that is too large was rejected when it was loaded, and the server dropped what it had held under the key:
@@ -84,6 +84,8 @@ class ComparingSink:
     Args:
         paths: of the files, by number.
         sample: what fraction of the keys to look up.
+
+    known: by partition number
     """
 
     def __init__(
@@ -99,13 +101,13 @@ class ComparingSink:
         self._paths = paths
         self._limit = sample * _CRC_RANGE if sample < 1 else None
         self._encoders = [new_encoder() for _ in partitions]
-        self._known = [_Known() for _ in partitions]
+        self.known = [Known() for _ in partitions]
         self._limits: dict[str, int | None] = {}  # of an item's size, by server
 
     @property
     def found(self) -> list[Found]:
         """What was found so far, by partition number."""
-        return [known.found for known in self._known]
+        return [known.found for known in self.known]
 
     def store(self, partition: Partition, batches: Sequence[Batch], files: Sequence[int]) -> list[Delivery]:
         """Compare neighbouring batches with what the server of their partition holds."""
@@ -121,7 +123,7 @@ class ComparingSink:
         return lookups(record for record in batch.records() if zlib.crc32(record[0]) < limit)
 
     def _compare(self, partition: Partition, lookup: Lookup, file: int) -> None:
-        known = self._known[partition.number]
+        known = self.known[partition.number]
         kinds = self._differences(partition, lookup)
         if kinds is None:
             known.found.unanswered += lookup.count
@@ -175,8 +177,8 @@ class ComparingSink:
 
     def warn(self) -> None:
         """Log the first few keys that are missing or differ, and how many more records do."""
-        by_type: dict[str, list[_Known]] = {}
-        for partition, known in zip(self._partitions, self._known, strict=True):
+        by_type: dict[str, list[Known]] = {}
+        for partition, known in zip(self._partitions, self.known, strict=True):
             by_type.setdefault(partition.device_type, []).append(known)
         for device_type, all_known in by_type.items():
             missing = [(key, *what) for known in all_known for key, what in known.missing.items()]
@@ -198,6 +200,7 @@ class Verifier:
     """Reads files in the order in which they were loaded, and judges each key by its last record.
 
     records_seen, rejects_seen: of what was compared so far
+    current: the file that is being read
     """
 
     def __init__(self, paths: Sequence[str], source: Source, sink: ComparingSink, cancel: Cancel) -> None:
@@ -208,7 +211,7 @@ class Verifier:
         self._sink = sink
         self._cancel = cancel
         self._bytes_before = 0  # of the files that were read
-        self._current: FileLoad | None = None
+        self.current: FileLoad | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -225,7 +228,7 @@ class Verifier:
     @property
     def bytes_read(self) -> int:
         """How many bytes of all files, as they lie on disk, have been read so far."""
-        current = self._current
+        current = self.current
         return self._bytes_before + (current.input.bytes_read if current and current.input else 0)
 
     def verify(self, pipeline: Pipeline, block_size: int) -> None:
@@ -240,6 +243,14 @@ class Verifier:
             self._count(pipeline.drain())
 
     def _read(self) -> Iterator[FileLoad]:
+        for file in self.opened():
+            self.current = file
+            yield file
+            if self.files[file.number].status == "unread":
+                self.finish(file)
+
+    def opened(self) -> Iterator[FileLoad]:
+        """Open the files, in order, and yield them; of one that can't be opened there is nothing to read."""
         for number, verified in enumerate(self.files):
             LOG.info("Verifying %s", verified.path)
             file = FileLoad(verified.path, number)
@@ -247,11 +258,12 @@ class Verifier:
                 file.input = self._source.open(verified.path)
             except OSError as error:
                 file.read_error = error.strerror or str(error)
-            self._current = file
+                self.finish(file)
             yield file
-            self._finish(verified, file)
 
-    def _finish(self, verified: VerifiedFile, file: FileLoad) -> None:
+    def finish(self, file: FileLoad) -> None:
+        """Note how the reading of a file ended."""
+        verified = self.files[file.number]
         damage = file.input.damage if file.input else None
         if file.read_error:
             verified.status, verified.detail = "error", file.read_error
@@ -261,7 +273,7 @@ class Verifier:
             LOG.error("%s is %s: %s", file.path, damage.kind, damage.description)
         else:
             verified.status = "readable"
-        self._bytes_before, self._current = self.bytes_read, None
+        self._bytes_before, self.current = self.bytes_read, None
 
     def _count(self, results: Iterable[TextResult]) -> None:
         for result in results:

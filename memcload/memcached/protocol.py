@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+KEY_OFFSET = len(b"ms ")  # where a quiet meta set has its key
 END_OF_BATCH = b"mn\r\n"
 VERSION = b"version\r\n"
 STATS = b"stats\r\n"

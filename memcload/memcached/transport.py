@@ -78,6 +78,7 @@ class Channel:
         while True:
             sent, data = 0, None
             if left and not broken:
+                deadline.check()  # a process that was frozen meanwhile must not go on as if nothing had happened
                 try:
                     sent = self._send(request)
                 except (ConnectionError, ssl.SSLError) as error:

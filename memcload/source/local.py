@@ -48,6 +48,11 @@ class LocalFile(InputFile):
         """Who may read and write the file."""
         return stat.S_IMODE(self.stat.st_mode)
 
+    @property
+    def version(self) -> object:
+        """What was opened. Hosts that share a file system may have other numbers for it."""
+        return self.stat.st_ino, self.stat.st_size, self.stat.st_mtime_ns
+
     def is_unchanged(self) -> bool:
         """Return True if the path still names the file that was opened, as it was then."""
         try:

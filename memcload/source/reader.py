@@ -53,6 +53,11 @@ class InputFile(ABC):
     def mode(self) -> int:
         """Who may read and write the file, as permission bits."""
 
+    @property
+    @abstractmethod
+    def version(self) -> object:
+        """What was opened: equal where another host has opened the same, as it was then."""
+
     @abstractmethod
     def is_unchanged(self) -> bool:
         """Return True if the path still names the file that was opened, as it was then."""

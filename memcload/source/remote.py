@@ -60,6 +60,11 @@ class RemoteFile(InputFile):
         """Seconds since the object was written, as far as the clocks agree."""
         return time.time() - self.entry.modified if self.entry.modified else math.inf
 
+    @property
+    def version(self) -> object:
+        """What was opened."""
+        return self.entry
+
     def is_unchanged(self) -> bool:
         """Return True if the URL still names the object that was opened, or if that can't be known now."""
         try:

@@ -1,12 +1,14 @@
-"""Directories with logs for tests that do harm to a load."""
+"""Directories with logs for tests that do harm to a load, and a cluster to load on."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.outside.clusters import DaskCluster
 from tests.outside.logs import Inbox, log_of_few_devices, make_inbox
 
 
@@ -21,3 +23,17 @@ def inbox(tmp_path: Path) -> Inbox:
 def one_file(tmp_path: Path) -> Inbox:
     """One such log."""
     return make_inbox(tmp_path / "inbox", [log_of_few_devices(random.Random(1), 0)])
+
+
+@pytest.fixture(scope="session")
+def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """A cluster of this process alone. Tests ask for `cluster` instead."""
+    with DaskCluster(tmp_path_factory.mktemp("dask")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running_cluster: DaskCluster) -> DaskCluster:
+    """A scheduler and two sound workers, whatever an earlier test did to them."""
+    running_cluster.make_ready()
+    return running_cluster

@@ -100,6 +100,20 @@ def held_until(event: threading.Event, *, seconds: float) -> NewFault:
     return Held
 
 
+def held_while(event: threading.Event) -> NewFault:
+    """Nothing passes, in either direction, while the event is set."""
+
+    class Held(Fault):
+        def request(self, data: bytes) -> Iterator[bytes]:
+            while event.is_set() and not self.proxy.is_closed:
+                self.proxy.wait(0.05)
+            yield data
+
+        reply = request
+
+    return Held
+
+
 def cut(after: int) -> NewFault:
     """The connection is closed after `after` bytes of requests."""
     return _broken_after(after, Cut)

@@ -153,6 +153,12 @@ class Running:
         assert self.process.stdout is not None
         self._output = self.process.stdout.read()
 
+    @property
+    def log(self) -> list[str]:
+        """What it has said so far."""
+        with self._news:
+            return self._log[:]
+
     def wait_for(self, pattern: str) -> None:
         """Wait until a line of the log matches."""
 

@@ -357,13 +357,13 @@ def try_fault(name: str, seed: str, servers: Servers) -> tuple[int, int]:
         for proxy in itertools.chain(*proxies.values()):
             proxy.drain()
             proxy.fault = Fault
-        _check_renamed(trial)
+        check_renamed(trial)
         if not trial.server.running:
             trial.server.restart()
         with Running(some_loader(rng), inbox.pattern, *where, "--report", "-") as running:
             clean = with_report(running.finish())
-        _check_clean(clean, trial)
-        return exit_code, _check_all(trial)
+        check_clean(clean, trial)
+        return exit_code, check_all(trial)
 
 
 def _faults(plan: Plan, trial: Trial, watched: str, odd: str) -> dict[str, tuple[NewFault, Settings]]:
@@ -431,7 +431,7 @@ def _check_report(report: Mapping[str, Any], trial: Trial) -> None:
             raise Loss(f"the report says {entry}, not {counts}")
 
 
-def _check_renamed(trial: Trial) -> None:
+def check_renamed(trial: Trial) -> None:
     """Check that what was renamed is there, but for what a server has lost since."""
     done = trial.finalized()
     accepted: defaultdict[bytes, set[Item]] = defaultdict(set)
@@ -448,7 +448,7 @@ def _check_renamed(trial: Trial) -> None:
             raise Loss(f"{key!r} of a renamed file is {held.get(key)}")
 
 
-def _check_clean(clean: Finished, trial: Trial) -> None:
+def check_clean(clean: Finished, trial: Trial) -> None:
     statuses = clean.statuses()
     has_damage = "damaged" in statuses.values()
     if trial.inbox.waiting() or not {*statuses.values()} <= {"done", "damaged"} or clean.exit_code != int(has_damage):
@@ -458,7 +458,7 @@ def _check_clean(clean: Finished, trial: Trial) -> None:
         raise Loss(f"{aside} files were set aside")
 
 
-def _check_all(trial: Trial) -> int:
+def check_all(trial: Trial) -> int:
     """Check what the servers hold in the end; return how many records were loaded."""
     held = _contents(trial.servers)
     wanted = expected(*trial.inbox.logs)

@@ -13,6 +13,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 RUNNING = [*PROJECT.glob("memc*.py"), *PROJECT.glob("memcload/**/*.py"), PROJECT / "appsinstalled_pb2.py"]
 DEVELOPING = [path for folder in ("tests", "tools", "benchmarks") for path in PROJECT.glob(f"{folder}/**/*.py")]
+REQUIREMENTS = sorted(path.name for path in PROJECT.glob("requirements*.txt"))
 FROM_3_14 = {"compression"}  # in the standard library
 OWN = FROM_3_14 | {path.stem for path in PROJECT.glob("*.py")} | {"benchmarks", "memcload", "tests", "tools"}
 
@@ -42,16 +43,17 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_what_the_loaders_import_is_required(path: Path) -> None:
-    only_for_stores = ("requirements-s3.txt",) if path.name in ("store.py", "s3.py") else ()
-    assert imported(path) <= required("requirements.txt", *only_for_stores)
+    heavy = ["requirements-s3.txt"] if path.name in ("store.py", "s3.py") else []
+    heavy += ["requirements-cluster.txt"] if "cluster" in path.parts else []
+    assert imported(path) <= required("requirements.txt", *heavy)
 
 
 @pytest.mark.parametrize("path", DEVELOPING, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_what_the_tests_and_tools_import_is_required(path: Path) -> None:
-    assert imported(path) <= required("requirements.txt", "requirements-dev.txt", "requirements-s3.txt")
+    assert imported(path) <= required(*REQUIREMENTS)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-s3.txt"])
+@pytest.mark.parametrize("name", REQUIREMENTS)
 def test_every_requirement_is_pinned(name: str) -> None:
     lines = [line for line in (PROJECT / name).read_text().splitlines() if line and line[0] not in "#-"]
     assert [line for line in lines if "==" not in line.partition(";")[0]] == []

@@ -1,0 +1,231 @@
+"""A load on a cluster leaves what a load on one host leaves, and says the same about it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymemcache.client.hash import HashClient
+
+from tests.outside.clusters import PROJECT, DaskCluster
+from tests.outside.faults import trigger
+from tests.outside.loading import PARALLEL, Loader, Running, load, own_environ, run, with_report
+from tests.outside.logs import Inbox, huge_line, line, log_of_few_devices, make_inbox, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, contents
+from tests.outside.object_store import Bucket
+from tests.outside.proxy import FaultyProxy
+from tests.outside.secure import make_certificate
+from tests.outside.spec import TYPES, expected
+from tests.outside.trials import assert_loaded, assert_next_load_mends
+from tests.outside.verifying import change, delete, verify
+
+ON_CLUSTER: Loader = ("memc_load_parallel.py", "--engine", "python")
+SMALL_WINDOWS = ("--window-size", "30000")  # a file of the inbox fills some
+
+
+def on(cluster: DaskCluster, *options: str) -> tuple[str, ...]:
+    return ("--cluster", cluster.address, *options)
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without what differs from load to load."""
+    kept = {name: report[name] for name in ("exit_code", "dry", "totals")}
+    kept["files"] = [{name: value for name, value in file.items() if name != "seconds"} for file in report["files"]]
+    kept["devices"] = {name: (device["stored"], device["failed"]) for name, device in report["devices"].items()}
+    return kept
+
+
+def test_state_names_report_and_rejects_are_those_of_one_host(
+    tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
+    rng = random.Random(5)
+    logs = [
+        log_of_few_devices(rng, file)
+        + (huge_line("idfa", "device0") if file == 1 else b"")
+        + line("idfa", "device0")  # which supersedes it
+        + b"\n \nnonsense\n"
+        + (huge_line("gaid", "huge") if file == 0 else b"")
+        + line("dvid", "partial", apps="1,x")
+        for file in range(3)
+    ]
+    left = []
+    for options in ((), on(cluster, *SMALL_WINDOWS)):
+        for server in servers.values():
+            server.flush()
+        inbox = make_inbox(tmp_path / "inbox", logs)
+        (inbox.directory / "2.tsv.gz").write_bytes((inbox.directory / "2.tsv.gz").read_bytes()[:-9])  # truncated
+        finished = load(ON_CLUSTER, inbox.pattern, servers, "--settle", "0", *options)
+        rejects = {path.name: path.read_bytes() for path in inbox.directory.glob(".*.rejects.tsv")}
+        left.append((without_times(finished.report), names(inbox.directory), rejects, contents(servers)))
+        shutil.rmtree(inbox.directory)
+    assert left[1] == left[0]
+    assert left[0][0]["totals"]["rejected"]["too_large"] == 2
+    assert [file["status"] for file in left[0][0]["files"]] == ["done", "done", "damaged"]
+
+
+def test_again_only_and_ttl(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
+    options = on(cluster, "--only", "gaid,dvid", "--ttl", "1000")
+    assert load(ON_CLUSTER, inbox.pattern, servers, *options).exit_code == 0
+    assert {key[:4] for key in contents(servers)} == {b"gaid", b"dvid"}
+    assert all(990 <= item.expires_in <= 1000 for item in contents(servers).values())
+    assert inbox.renamed() == []
+    for name in inbox.waiting():
+        (inbox.directory / name).rename(inbox.directory / f".{name}")
+    assert load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, "--again")).exit_code == 0
+    assert contents(servers) == expected(*inbox.logs).items
+
+
+def test_several_servers_a_device_type(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+    where = [server.address for server in servers.values()]
+    inbox = make_inbox(tmp_path / "inbox", [numbered(300), numbered(300).replace(b"55.55", b"-1")])
+    options = [part for name in TYPES for part in (f"--{name}", ",".join(where))]
+    assert run(ON_CLUSTER, inbox.pattern, *options, *on(cluster)).exit_code == 0
+    with contextlib.closing(HashClient(where)) as reader:
+        items = expected(*inbox.logs).items
+        assert [key for key, item in items.items() if reader.get(key.decode()) != item.value] == []
+
+
+def test_a_dry_run_shows_the_records_and_sends_nothing(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
+    one_host, several = (load(ON_CLUSTER, inbox.pattern, servers, "--dry", *options) for options in ((), on(cluster)))
+    assert several.messages("D") == one_host.messages("D") != []
+    assert without_times(several.report) == without_times(one_host.report)
+    assert contents(servers) == {}
+    assert inbox.renamed() == []
+
+
+def test_the_rate_holds_over_all_workers(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+    inbox = make_inbox(tmp_path / "inbox", [numbered(1000, prefix=f"{file}-") for file in range(3)])
+    finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, "--max-rate", "1500"))
+    assert_loaded(finished, inbox, servers)
+    assert finished.report["seconds"] > 3000 / 1500 - 0.5
+
+
+def test_a_server_that_is_down_fails_its_own_records_only(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
+    servers["idfa"].kill()
+    options = ("--retries", "0", "--connect-timeout", "0.5")
+    one_host, several = (
+        load(ON_CLUSTER, inbox.pattern, servers, *options, *more) for more in ((), on(cluster, *SMALL_WINDOWS))
+    )
+    assert without_times(several.report) == without_times(one_host.report)
+    servers["idfa"].restart()
+    assert_next_load_mends(inbox, servers)
+
+
+def test_a_server_that_restarts_is_loaded_again(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+    inbox = make_inbox(tmp_path / "inbox", [numbered(3000)])
+    restart = trigger(30_000, lambda: servers["idfa"].restart())  # in the middle of its windows
+    with FaultyProxy(servers["gaid"].address, restart) as watch:
+        finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, *SMALL_WINDOWS), gaid=watch.address)
+    assert_loaded(finished, inbox, servers)
+    assert finished.says("loading it again", "W")
+
+
+def test_logs_in_an_object_store(bucket: Bucket, servers: Servers) -> None:
+    logs = [bucket.write_log(f"in/{n}.tsv.gz", log_of_few_devices(random.Random(n), n)) for n in range(3)]
+    options = (*addresses(servers), "--report", "-", "--cluster", "local:2")
+    finished = with_report(run(ON_CLUSTER, bucket.url("in/*.gz"), *options, environ=bucket.environ()))
+    assert finished.exit_code == 0
+    assert contents(servers) == expected(*logs).items
+    done = [f"in/.{n}.tsv.gz" for n in range(3)]
+    assert bucket.names() == sorted([*done, *(f"{name}.rejects.tsv" for name in done)])
+    readers = {path for method, path in bucket.gate.seen if method == "GET" and ".tsv.gz" in path}
+    assert len(readers) >= 3  # it was read through the gate, by the workers
+
+
+def test_the_cluster_speaks_tls(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
+    certificate, key = make_certificate(tmp_path)
+    environ = {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(certificate),
+    }
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        environ[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(certificate)
+        environ[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(key)
+    with DaskCluster(tmp_path / "dask", workers=1, protocol="tls", environ=environ) as cluster:
+        options = (*addresses(servers), *on(cluster), "--report", "-")
+        finished = run(ON_CLUSTER, inbox.pattern, *options, environ={**own_environ(), **environ})
+    assert_loaded(with_report(finished), inbox, servers)
+
+
+def test_a_verification_finds_the_same(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+    logs = [
+        log_of_few_devices(random.Random(file), file)
+        + line("idfa", "gone")
+        + (line("adid", "other", apps="1") + huge_line("gaid", "huge") if file == 0 else b"")
+        for file in range(3)
+    ]
+    inbox = make_inbox(tmp_path / "inbox", logs)
+    assert load(ON_CLUSTER, inbox.pattern, servers).exit_code == 0
+    delete(servers, "idfa:gone")
+    change(servers, "adid:other")
+    (inbox.directory / ".2.tsv.gz").write_bytes((inbox.directory / ".2.tsv.gz").read_bytes()[:-9])  # truncated
+    found = []
+    for options in ((), on(cluster, *SMALL_WINDOWS)):
+        verdict = verify(ON_CLUSTER, inbox.directory / ".*.gz", servers, "--report", "-", *options)
+        report = {**json.loads(verdict.run.output), "seconds": 0}
+        found.append((verdict.exit_code, report, verdict.named("missing"), verdict.named("different")))
+    assert found[1] == found[0]
+    assert [verdict.total(what) for what in ("missing", "different", "too_large")] == [3, 1, 1]
+    assert found[0][1]["files"][2]["status"] == "damaged"
+
+
+# --- what can't be ------------------------------------------------------------------------------
+
+
+def test_a_worker_of_another_version_is_named(
+    tmp_path: Path, inbox: Inbox, servers: Servers, cluster: DaskCluster
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(PROJECT / "memcload", other / "memcload", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in PROJECT.glob("*.py"):
+        shutil.copy(path, other)
+    package = other / "memcload" / "__init__.py"
+    package.write_text(package.read_text().replace('__version__ = "', '__version__ = "0.'))
+    cluster.start_other_worker(other)
+    finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster))
+    assert finished.exit_code == 1
+    (message,) = [text for text in finished.messages("E") if "has version 0." in text and "stays pending" not in text]
+    assert "the worker tcp://127.0.0.1:" in message
+    assert inbox.renamed() == []
+    assert contents(servers) == {}
+
+
+def test_workers_that_are_all_paused(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
+    environ = {"DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "0.001"}
+    with (
+        DaskCluster(tmp_path / "dask", workers=1, environ=environ) as cluster,
+        Running(ON_CLUSTER, inbox.pattern, *addresses(servers), *on(cluster)) as running,
+    ):
+        running.wait_for(r"all workers of the cluster tcp://\S+ are paused, .* give them more \(--memory-limit\)")
+        running.send(signal.SIGTERM)
+        assert running.finish().exit_code == 128 + signal.SIGTERM
+    assert inbox.renamed() == []
+
+
+def test_a_cluster_that_is_not_there(inbox: Inbox, servers: Servers) -> None:
+    finished = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", "tcp://127.0.0.1:1")
+    assert finished.exit_code == 1
+    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1", "E")
+    assert set(finished.statuses().values()) == {"pending"}
+
+
+def test_dask_that_is_not_installed(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
+    (tmp_path / "distributed.py").write_text("raise ImportError('there is no distributed')\n")
+    environ = {**own_environ(), "PYTHONPATH": str(tmp_path)}
+    options = (*addresses(servers), "--cluster", "local:2")
+    finished = run(ON_CLUSTER, inbox.pattern, *options, environ=environ)
+    assert finished.exit_code == 2
+    assert finished.says("pip install -r requirements-cluster.txt", "E")
+    assert inbox.renamed() == []
+
+
+@pytest.mark.parametrize("options", [("--cluster", "local:0"), ("--cluster", "scheduler:8786"), ("--window-size", "9")])
+def test_wrong_usage(tmp_path: Path, options: tuple[str, ...]) -> None:
+    write_gz(tmp_path / "a.gz", line())
+    assert run(PARALLEL, tmp_path / "*.gz", *options).exit_code == 2
