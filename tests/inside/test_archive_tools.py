@@ -128,7 +128,7 @@ def flipped(content: bytes, place: int, change: int) -> bytes:
     )
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(
     st.sampled_from(sorted(TOOLS)),
     st.sampled_from(sorted(DAMAGES)),
