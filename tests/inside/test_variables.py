@@ -47,7 +47,7 @@ PARALLEL_VARIABLES: dict[str, tuple[str, object, list[str], object]] = {
     "BLOCK_SIZE": ("4096", 4096, ["--block-size", "1"], 1),
     "ENGINE": ("python", "python", ["--engine", "auto"], "auto"),
     "CLUSTER": ("local:2", "local:2", ["--cluster", "local:1"], "local:1"),
-    "WINDOW_SIZE": ("1000", 1000, ["--window-size", "1"], 1),
+    "WINDOW_SIZE": ("1000", 1000, ["--cluster", "local:1", "--window-size", "1"], 1),
 }
 ALL = {**VARIABLES, **PARALLEL_VARIABLES}
 
@@ -136,6 +136,8 @@ WRONG = {
     "QUEUE_SIZE": "many",
     "BLOCK_SIZE": "0",
     "ENGINE": "steam",
+    "CLUSTER": "here",
+    "WINDOW_SIZE": "0",
 }
 
 
