@@ -25,7 +25,7 @@ from memcload.options import Options, ParallelOptions
 from memcload.output.checks import show_findings
 from memcload.output.progress import Tracked, show_progress
 from memcload.output.results import Results
-from memcload.output.telling import tell, tell_verification
+from memcload.output.telling import tell, tell_how_to_be_quiet, tell_verification
 from memcload.output.verification import Verification
 from memcload.pipeline import Pipeline, block_size, blocks_of
 from memcload.records import DEVICE_TYPES
@@ -216,8 +216,7 @@ def verify(options: ParallelOptions, compare: Callable[[VerifyRun], None], new_c
             LOG.error("%s", error)
             is_clean = False
         exit_code = _exit_code(options, cancel, is_clean)
-        seconds = time.monotonic() - started
-        verification = dataclasses.replace(verification, exit_code=exit_code, seconds=seconds)
+        verification = dataclasses.replace(verification, exit_code=exit_code, seconds=time.monotonic() - started)
         return tell_verification(verification, options.report, options.metrics)
 
     return _guard(options, find_and_verify)
@@ -236,6 +235,7 @@ def _locked(source: Source, options: Options) -> Iterator[list[str]]:
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
         LOG.info("%s", _nothing_to("load", run.options))
+    tell_how_to_be_quiet(run.tracker.bytes_to_read if run.options.dry else 0)
     try:
         with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)
