@@ -1,12 +1,13 @@
 """From blocks of lines to acknowledged records, in order, by threads with bounded queues between them.
 
 Encode threads turn each block into a batch for every partition. Whichever of them finishes the block that is next in
-line hands its batches, and those of blocks that were finished early, to the queues of the partitions. So each
-partition's queue has its batches in the order of the blocks, and its one sender stores them in that order,
-neighbours together in one request: the last record of a key wins, as if there were but one thread.
+line hands its batches, and those of blocks that were finished early, to the lanes of the partitions. So each lane has
+its batches in the order of the blocks, and its one sender stores them in that order, neighbours together in one
+request: the last record of a key wins, as if there were but one thread.
 
 A block holds its slot until all its batches are answered, and those of all blocks before it. The number of slots bounds
-the memory, whatever the number of partitions, and how far the other servers can be ahead of a slow one.
+the memory, and how far the other servers can be ahead of a slow one. Small batches are held back for larger requests,
+until the caller waits for the block that they are of.
 """
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ from memcload.memcached.routing import Partition
 from memcload.sink import Delivery, Sink
 
 _REQUEST_SIZE = 1 << 20  # bytes of commands
+_WORTH_SENDING = 1 << 18  # bytes of commands: by a tenth of that, a record costs both sides twice as much
+_PARTITIONS_A_BLOCK = 12  # more of them get longer blocks
 _LOOK_EVERY = 0.05  # seconds, at the cancel token while nothing comes
 
 Text = tuple[FileLoad, bytes]  # whole lines of one file
+
+
+def block_size(size: int, partitions: int) -> int:
+    """Return how long blocks should be where `size` bytes will do for a few partitions: each gets its share of one."""
+    return size * max(1, partitions // _PARTITIONS_A_BLOCK)
 
 
 def blocks_of(files: Iterable[FileLoad], size: int, *, mixed: bool = True) -> Iterator[list[Text] | None]:
@@ -69,6 +77,31 @@ class _Block:
     unanswered: int = 0  # batches
 
 
+class _Lane:
+    """The way of a partition's batches to its sender: held back until they are worth a request, then queued."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[list[tuple[_Block, Batch]] | None] = SimpleQueue()
+        self._held: list[tuple[_Block, Batch]] = []
+        self._size = 0  # bytes of commands
+
+    def add(self, block: _Block, batch: Batch) -> None:
+        """Add the next batch."""
+        self._held.append((block, batch))
+        self._size += len(batch.commands)
+        if self._size >= _WORTH_SENDING:
+            self._release()
+
+    def release(self, number: int) -> None:
+        """Hold nothing back any more of blocks up to this number."""
+        if self._held and self._held[0][0].number <= number:
+            self._release()
+
+    def _release(self) -> None:
+        self.queue.put(self._held)
+        self._held, self._size = [], 0
+
+
 class Pipeline:
     """The threads of a run. A context manager; leaving it ends them.
 
@@ -99,11 +132,12 @@ class Pipeline:
         self._cancel = cancel
         self._show = show
         self._submitted: SimpleQueue[tuple[int, list[Text]] | None] = SimpleQueue()
-        self._queues: list[SimpleQueue[tuple[_Block, Batch] | None]] = [SimpleQueue() for _ in partitions]
+        self._lanes = [_Lane() for _ in partitions]
         self._finished: SimpleQueue[_Block | BaseException] = SimpleQueue()
-        self._lock = threading.Lock()  # of what encoders and senders share: the next three
+        self._lock = threading.Lock()  # of what the threads share: the next four, and what lanes hold back
         self._encoded: dict[int, _Block] = {}  # blocks waiting for earlier ones
         self._next_to_queue = 0
+        self._wanted = -1  # the number of the last block that the caller waits for
         self._is_aborted = False
         self._results: dict[int, _Block] = {}  # finished blocks waiting for earlier ones; the caller's, as is the rest
         self._put = 0  # how many blocks were put in; of these
@@ -127,8 +161,9 @@ class Pipeline:
             self._submitted.put(None)
         for thread in self._encoders:
             thread.join()
-        for queue in self._queues:
-            queue.put(None)
+        for lane in self._lanes:
+            lane.release(self._put)
+            lane.queue.put(None)
         for thread in self._senders:
             thread.join()
 
@@ -137,6 +172,7 @@ class Pipeline:
     def put(self, texts: list[Text]) -> None:
         """Put the next block in; wait for a free slot."""
         while self._put - self._known >= self._slots:
+            self._want(self._known)
             self._collect()
         self._submitted.put((self._put, texts))
         self._put += 1
@@ -152,9 +188,18 @@ class Pipeline:
 
     def drain(self) -> Iterator[TextResult]:
         """Wait for all blocks and yield what became of their texts, in their order."""
+        self._want(self._put)
         while self._known < self._put:
             self._collect()
         yield from self.finished()
+
+    def _want(self, number: int) -> None:
+        """Hold back nothing that blocks up to this number wait for."""
+        if number > self._wanted:
+            with self._lock:
+                self._wanted = number
+                for lane in self._lanes:
+                    lane.release(number)
 
     def _collect(self) -> None:
         """Wait for a block to be finished, whichever it is."""
@@ -200,28 +245,25 @@ class Pipeline:
                 batches = [(number, batch) for number, batch in enumerate(ready.encoded.batches) if batch.count]
                 ready.unanswered = len(batches)
                 for number, batch in batches:
-                    self._queues[number].put((ready, batch))
+                    self._lanes[number].add(ready, batch)
+                    self._lanes[number].release(self._wanted)
                 if not batches:
                     self._finished.put(ready)
 
     def _send(self, partition: Partition) -> None:
-        queue = self._queues[partition.number]
-        item = queue.get()
-        while item is not None:
-            items = [item]
-            size = len(item[1].commands)
-            item = None
+        queue = self._lanes[partition.number].queue
+        while (items := queue.get()) is not None:
+            size = sum(len(batch.commands) for _, batch in items)
             while size < _REQUEST_SIZE:
                 try:
-                    item = queue.get_nowait()
+                    more = queue.get_nowait()
                 except Empty:
                     break
-                if item is None:
+                if more is None:
                     return self._store(partition, items)
-                items.append(item)
-                size += len(item[1].commands)
+                items += more
+                size += sum(len(batch.commands) for _, batch in more)
             self._store(partition, items)
-            item = queue.get()
 
     def _store(self, partition: Partition, items: Sequence[tuple[_Block, Batch]]) -> None:
         """Store neighbouring batches, and deal what became of them back to their texts."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from memcload.allocator import keep_freed_memory
 from memcload.cancel import Cancel
 from memcload.check import Plan, check_load
-from memcload.cluster.job import NewClient
 from memcload.console import warn_console
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder
@@ -25,11 +25,11 @@ from memcload.options import Options, ParallelOptions
 from memcload.output.checks import show_findings
 from memcload.output.progress import Tracked, show_progress
 from memcload.output.results import Results
-from memcload.output.telling import tell, tell_verification
+from memcload.output.telling import tell, tell_how_to_be_quiet, tell_verification
 from memcload.output.verification import Verification
-from memcload.pipeline import Pipeline, blocks_of
+from memcload.pipeline import Pipeline, block_size, blocks_of
 from memcload.records import DEVICE_TYPES
-from memcload.sink import Client, Fleet, MemcachedSink, NoSink, Sink
+from memcload.sink import Client, Fleet, MemcachedSink, NewClient, NoSink, Sink
 from memcload.source.holding import DirectoryHeld, NoLocks
 from memcload.source.pattern import NoLibrary, PatternError
 from memcload.source.places import source_of
@@ -72,11 +72,10 @@ def load_in_parallel(run: Run) -> None:
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
     shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
-    show = _show(run.router) if shows else None
-    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
+    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, _show(run.router) if shows else None)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
-            for block in blocks_of(tracker.to_read(), options.block_size):
+            for block in blocks_of(tracker.to_read(), block_size(options.block_size, len(run.router.partitions))):
                 if block:
                     pipeline.put(block)
                 tracker.add_all(pipeline.finished())
@@ -104,6 +103,7 @@ def _pipeline(
     cancel: Cancel,
     show: Callable[[bytes], list[str]] | None = None,
 ) -> Pipeline:
+    keep_freed_memory()
     return Pipeline(
         router.partitions,
         sink,
@@ -186,7 +186,7 @@ class VerifyRun:
 def compare_here(run: VerifyRun) -> None:
     """Compare files on this host, until the run is cancelled."""
     pipeline = _pipeline(run.options, run.router, run.sink, run.new_encoder, run.cancel)
-    run.verifier.verify(pipeline, run.options.block_size)
+    run.verifier.verify(pipeline, block_size(run.options.block_size, len(run.router.partitions)))
 
 
 def verify(options: ParallelOptions, compare: Callable[[VerifyRun], None], new_client: NewClient) -> int:
@@ -216,8 +216,7 @@ def verify(options: ParallelOptions, compare: Callable[[VerifyRun], None], new_c
             LOG.error("%s", error)
             is_clean = False
         exit_code = _exit_code(options, cancel, is_clean)
-        seconds = time.monotonic() - started
-        verification = dataclasses.replace(verification, exit_code=exit_code, seconds=seconds)
+        verification = dataclasses.replace(verification, exit_code=exit_code, seconds=time.monotonic() - started)
         return tell_verification(verification, options.report, options.metrics)
 
     return _guard(options, find_and_verify)
@@ -236,6 +235,7 @@ def _locked(source: Source, options: Options) -> Iterator[list[str]]:
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
         LOG.info("%s", _nothing_to("load", run.options))
+    tell_how_to_be_quiet(run.tracker.bytes_to_read if run.options.dry else 0)
     try:
         with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)

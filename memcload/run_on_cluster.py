@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 
 from memcload.cancel import Cancel
-from memcload.cluster.job import Job, NewClient
+from memcload.cluster.job import Job
 from memcload.log import LOG
 from memcload.memcached.routing import Router
 from memcload.options import ParallelOptions
 from memcload.run import Run, UsageError, VerifyRun
+from memcload.sink import NewClient
 
 
 def load_on_cluster(run: Run) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Protocol
 
+from memcload.cancel import Cancel
 from memcload.memcached.batch import Batch, Difference, Lookup, Refusal
 from memcload.memcached.routing import Partition
 from memcload.memcached.server import Identity, Server, ServerDown, Stored
+from memcload.memcached.tls import Credentials
 from memcload.throttle import Throttle
 
 
@@ -40,6 +43,25 @@ class Client(Protocol):
 
     def close(self) -> None:
         """Close the connection, with a last look at the server's statistics."""
+        ...
+
+
+class NewClient(Protocol):
+    """What makes a client of a server: memc_client.MemcacheClient."""
+
+    def __call__(
+        self,
+        server: Server,
+        *,
+        timeout: float,
+        connect_timeout: float,
+        retries: int,
+        ttl: int,
+        cancel: Cancel,
+        tls: ssl.SSLContext | None,
+        credentials: Credentials | None,
+    ) -> Client:
+        """Make a client; it connects on first use."""
         ...
 
 

@@ -178,13 +178,13 @@ class Tracker:
         """
         log_lines(self._end_rename(wait=last))
         self._introduce()
-        complete = list(itertools.takewhile(lambda file: file.is_complete, self._open))
-        if not complete or self.must_rewind or self._renaming:
+        if not self._open or not self._open[0].is_complete or self.must_rewind or self._renaming:
             return
         now = time.monotonic()
         if not last and now - self._last_confirmed < _CONFIRM_INTERVAL:
             return
         self._last_confirmed = now
+        complete = list(itertools.takewhile(lambda file: file.is_complete, self._open))
         asked = {address for file in complete if not file.causes for address, _ in file.acknowledged}
         answers = self._confirm(asked) if asked else {}
         messages: list[Message] = []

@@ -32,16 +32,19 @@ apt_install() {
     as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "$@" >/dev/null
 }
 
+# The virtual environment with what a requirements file names.
 prepare_python() {
     is_there "$python" || fail "$python is missing: install Python 3.10 or newer, or name one with PYTHON=..."
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         fail "$python is $("$python" --version 2>&1): install Python 3.10 or newer, or name one with PYTHON=..."
 
-    # The stamp holds what was asked for, so that only a change of it installs again.
+    # The stamps hold what was asked for, so that only a change of it installs again.
     wanted=$("$python" --version && cat requirements*.txt)
-    if .venv/bin/python -c '' 2>/dev/null && [ "$(cat .venv/stamp 2>/dev/null)" = "$wanted" ]; then
-        return
-    fi
+    for kept in "$1" requirements-dev.txt; do # which has all of the others
+        if .venv/bin/python -c '' 2>/dev/null && [ "$(cat ".venv/$kept.stamp" 2>/dev/null)" = "$wanted" ]; then
+            return
+        fi
+    done
 
     echo "Making the virtual environment .venv ..."
     if ! "$python" -c 'import ensurepip' 2>/dev/null; then
@@ -56,9 +59,9 @@ prepare_python() {
     fi
     "$python" -m venv --clear .venv
     pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet"
-    echo "Installing requirements-dev.txt ..."
-    $pip -r requirements-dev.txt
-    printf '%s\n' "$wanted" >.venv/stamp
+    echo "Installing $1 ..."
+    $pip -r "$1"
+    printf '%s\n' "$wanted" >".venv/$1.stamp"
 }
 
 install_memcached() {
@@ -109,6 +112,11 @@ prepare_tools() {
     fi
 }
 
-prepare_python
-prepare_memcached "$@"
-[ "${1:-}" = demo ] || prepare_tools
+if [ "${1:-}" = demo ]; then
+    prepare_python requirements.txt
+    prepare_memcached demo
+else
+    prepare_python requirements-dev.txt
+    prepare_memcached
+    prepare_tools
+fi

@@ -122,6 +122,7 @@ class MemcachedServer:
     def freeze(self) -> None:
         """Halt the server: its connections stay open and nothing is answered until `thaw`."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)  # a busy machine takes its time to stop all threads
 
     def thaw(self) -> None:
         """Let a frozen server go on."""

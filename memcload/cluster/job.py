@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from memcload import __version__
-from memcload.cancel import Cancel
 from memcload.counts import RejectedLines
 from memcload.encode.choice import EngineName
 from memcload.memcached.batch import Batch
 from memcload.memcached.routing_rules import RoutingName
-from memcload.memcached.server import Identity, Server
-from memcload.memcached.tls import Credentials
-from memcload.sink import Client
+from memcload.memcached.server import Identity
+from memcload.sink import NewClient
 from memcload.source.damage import Damage
 
 Array = Any  # a NumPy array
-
-
-class NewClient(Protocol):
-    """What makes a client of a server; a class, which workers get by its name."""
-
-    def __call__(
-        self,
-        server: Server,
-        *,
-        timeout: float,
-        connect_timeout: float,
-        retries: int,
-        ttl: int,
-        cancel: Cancel,
-        tls: ssl.SSLContext | None,
-        credentials: Credentials | None,
-    ) -> Client:
-        """Make a client; it connects on first use."""
-        ...
 
 
 @dataclass(frozen=True, repr=False)

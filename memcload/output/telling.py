@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 
 from memcload.log import LOG
@@ -16,7 +17,17 @@ from memcload.output.verification import (
     write_verification_report,
 )
 
+_MUCH = 10_000_000  # bytes of logs, as they lie on disk: a hundred thousand lines
 _FAILED = 1  # the exit code of a run that was fine but for what could not be written
+
+
+def tell_how_to_be_quiet(size: int) -> None:
+    """Say how to keep the records of large logs from being shown, where they are about to be.
+
+    size: bytes of the logs whose records would be
+    """
+    if size > _MUCH and LOG.isEnabledFor(logging.DEBUG):
+        LOG.info("Every record of %d MB of logs is shown; --log-level info leaves them out", size // 1_000_000)
 
 
 def tell(results: Results, *, as_table: bool, report: str | None, metrics: str | None) -> int:

@@ -15,8 +15,8 @@ from memcload.source import decoders
 from memcload.source.damage import HEAD, Damage, binary, foreign
 from memcload.source.decoders import Decoder
 
-_READ = 1 << 16  # bytes of the file at a time
-_CHUNK = 1 << 17  # bytes of text at a time: a moment's work, and larger ones make malloc map new pages each time
+_READ = 1 << 18  # bytes of the file at a time
+_CHUNK = 1 << 20  # bytes of text at a time: a moment's work
 _SALVAGED = 1 << 12  # bytes of text at a time, where it is decoded byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
 
@@ -125,18 +125,19 @@ class _Input:
         self._file = file
         self._data = b""
         self._offset = 0  # in the data, of the position
+        self._is_at_end = False  # there is nothing to read behind the data
         self.position = 0
 
     def peek(self, count: int) -> bytes:
         """Return the next bytes, at most `count`, without going past them."""
-        while len(self._data) - self._offset < count and (more := self._file.read(_READ)):
+        while len(self._data) - self._offset < count and (more := self._read()):
             self._data, self._offset = self._data[self._offset :] + more, 0
         return self._data[self._offset : self._offset + count]
 
     def take(self, count: int) -> bytes:
         """Return the next bytes, at most `count`; none at the end of the file."""
         if self._offset == len(self._data):
-            self._data, self._offset = self._file.read(_READ), 0
+            self._data, self._offset = self._read(), 0
         taken = self._data[self._offset : self._offset + count]
         self._offset += len(taken)
         self.position += len(taken)
@@ -154,7 +155,13 @@ class _Input:
         except (AttributeError, io.UnsupportedOperation):
             return False
         self._data, self._offset, self.position = b"", 0, position
+        self._is_at_end = False
         return True
+
+    def _read(self) -> bytes:
+        data = b"" if self._is_at_end else self._file.read(_READ)
+        self._is_at_end = not data
+        return data
 
 
 def _plain(data: _Input, size: int) -> Generator[bytes, None, Damage | None]:

@@ -38,7 +38,7 @@ _KINDS: dict[str, bytes] = {
     "UTF-32 text": rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff",
     "UTF-16 text": rb"\xff\xfe|\xfe\xff",
 }
-_FOREIGN = {kind: re.compile(magic, re.DOTALL) for kind, magic in _KINDS.items()}
+_FOREIGN = re.compile(b"|".join(b"(%b)" % magic for magic in _KINDS.values()), re.DOTALL)
 
 _READABLE = "only UTF-8 or ASCII text can be loaded, plain or compressed once with gzip, bz2, xz or zstd"
 _CONTROLS = bytes({*range(0x20)} - set(b"\t\n\r"))
@@ -47,8 +47,10 @@ _FEW = 1 / 16  # of the bytes: text has hardly any, compressed data one in nine
 
 def foreign(head: bytes) -> Damage | None:
     """Judge by the first HEAD bytes of a text whether it is none but another kind of file."""
-    kind = next((kind for kind, magic in _FOREIGN.items() if magic.match(head)), None)
-    return Damage("unsupported", f"it holds {kind}: {_READABLE}") if kind else None
+    if not (match := _FOREIGN.match(head)):
+        return None
+    kind = list(_KINDS)[(match.lastindex or 0) - 1]
+    return Damage("unsupported", f"it holds {kind}: {_READABLE}")
 
 
 def binary(head: bytes) -> Damage | None:

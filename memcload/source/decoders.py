@@ -106,4 +106,6 @@ def zst_decoder() -> Decoder:
         else:
             from backports import zstd
 
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW.bit_length() - 1})
+    window_log = MAX_WINDOW.bit_length() - 1
+    decoder: Decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log})
+    return decoder

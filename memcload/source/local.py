@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from memcload.source import linux
 from memcload.source.holding import hold
@@ -15,6 +16,8 @@ from memcload.source.names import free_name, free_short_name
 from memcload.source.pattern import check_pattern, find_files, is_done
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
+
+_USUAL = 64  # bytes: most names are shorter, and most file systems take longer ones
 
 
 class LocalFile(InputFile):
@@ -100,6 +103,7 @@ class LocalSource:
         self._min_age = min_age
         self._stops = stops
         self._held: set[str] | None = None  # the directories, once there is a lock
+        self._parents: dict[str, _Parent] = {}
 
     def find(self) -> list[str]:
         """Return the paths of the files in their order; while there is a lock, those in its directories.
@@ -166,14 +170,15 @@ class LocalSource:
         """Return why a file could not be renamed once it is loaded, as far as that can be known; None if it could."""
         if is_done(path):
             return None  # and keeps its name
-        directory = os.path.dirname(path) or "."
-        if not os.access(directory, os.W_OK | os.X_OK):
-            return f"directory {directory} is not writable"
+        directory, name = os.path.split(path)
         try:
-            parent, own = os.stat(directory), os.lstat(path)
-            if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, parent.st_uid, own.st_uid):
-                return f"only its owner may rename it in the sticky directory {directory}"
-            free_name(_dotted(path))
+            parent = self._parents.get(directory) or self._parents.setdefault(directory, _Parent.of(directory or "."))
+            if not parent.is_writable:
+                return f"directory {directory or '.'} is not writable"
+            if parent.is_restricted and os.lstat(path).st_uid != os.geteuid():
+                return f"only its owner may rename it in the sticky directory {directory or '.'}"
+            if len(os.fsencode(name)) > parent.fitting:
+                free_name(_dotted(path))
         except FileNotFoundError:
             return None  # gone: whoever opens it will see
         except OSError as error:
@@ -185,6 +190,29 @@ class LocalSource:
     def finalize(self, path: str, *, damaged: bool, wait: bool = True) -> str:
         """Give a file that is done, or damaged, the name for that; return its new path. Raises OSError."""
         return set_aside(path) if damaged else dot_rename(path)
+
+
+class _Parent(NamedTuple):
+    """What this user may do in a directory: looked at once, since files can be many and small.
+
+    is_restricted: only the owner of a file may rename it
+    fitting: bytes of a name that surely leaves room for a dot and a number
+    """
+
+    is_writable: bool
+    is_restricted: bool
+    fitting: int
+
+    @classmethod
+    def of(cls, directory: str) -> _Parent:
+        """Look at a directory. Raises OSError."""
+        status = os.stat(directory)
+        is_restricted = bool(status.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, status.st_uid)
+        fitting = 0
+        with contextlib.suppress(OSError):
+            free_name(os.path.join(directory, "." * _USUAL))
+            fitting = _USUAL - len("..9999")
+        return cls(os.access(directory, os.W_OK | os.X_OK), is_restricted, fitting)
 
 
 def dot_rename(path: str) -> str:

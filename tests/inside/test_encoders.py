@@ -107,7 +107,7 @@ lines = st.one_of(
 texts_of_lines = st.lists(st.lists(lines, max_size=6).map(b"".join), max_size=3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(texts_of_lines, st.sampled_from(list(ROUTERS.values())))
 @example([b"\t" * 40 + b"\n"], ONE)
 @example([b"idfa\tx\t1\t1\t" + b"1234," * 4 + b"12\n"], ONE)
@@ -115,7 +115,7 @@ def test_lines_of_the_right_shape_nearly(texts: list[bytes], router: Router) -> 
     assert_same(texts, router)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes(content: bytes) -> None:
     assert_same([content + b"\n"])

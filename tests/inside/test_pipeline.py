@@ -107,7 +107,36 @@ def test_results_come_in_the_order_of_the_texts_with_their_own_counts() -> None:
     assert [[reject.line for reject in result.rejects] for result in results] == [[3], [], [], []]
 
 
-def test_batches_that_wait_for_a_busy_server_share_a_request() -> None:
+def test_small_batches_are_held_back_until_the_block_is_waited_for() -> None:
+    sink = NotingSink()
+    slots = 5
+    with make_pipeline(sink, slots=slots) as pipeline:
+        file = FileLoad("a.gz")
+        for number in range(slots):
+            pipeline.put([(file, lines("idfa", [number]))])
+        time.sleep(0.2)
+        assert not sink.requests["idfa"]
+        pipeline.put([(file, lines("idfa", [slots]))])
+        assert len(list(pipeline.drain())) == slots + 1
+    assert [len(request) for request in sink.requests["idfa"]] == [slots, 1]
+
+
+def test_batches_that_are_worth_a_request_together_are_sent_at_once() -> None:
+    sink = NotingSink()
+    with make_pipeline(sink, slots=10) as pipeline:
+        file = FileLoad("a.gz")
+        for number in range(3):
+            pipeline.put([(file, lines("idfa", range(3000 * number, 3000 * (number + 1))))])  # 64 bytes a record
+        deadline = time.monotonic() + PATIENCE
+        while not sink.requests["idfa"] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert [len(request) for request in sink.requests["idfa"]] == [6000]
+        list(pipeline.drain())
+    assert [len(request) for request in sink.requests["idfa"]] == [6000, 3000]
+
+
+def test_batches_that_wait_for_a_busy_server_share_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memcload.pipeline._WORTH_SENDING", 1)
     begun, go_on = threading.Event(), threading.Event()
 
     def answer(partition: Partition, count: int) -> Delivery:
@@ -130,7 +159,8 @@ def test_batches_that_wait_for_a_busy_server_share_a_request() -> None:
     assert [len(request) for request in sink.requests["idfa"]] == [1, 9]
 
 
-def test_a_slow_server_holds_the_others_up_only_when_the_slots_are_full() -> None:
+def test_a_slow_server_holds_the_others_up_only_when_the_slots_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memcload.pipeline._WORTH_SENDING", 1)
     go_on = threading.Event()
 
     def answer(partition: Partition, count: int) -> Delivery:

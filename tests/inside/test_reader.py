@@ -74,7 +74,7 @@ def ended(data: bytes) -> bytes:
 SHORT_LINES = st.lists(st.sampled_from([b"\n", b"\r", b"\t", b"a", b"bc", b"\x00", b"\x1f\x8b", b"idfa"])).map(b"".join)
 
 
-@settings(UNHURRIED, max_examples=200)
+@settings(UNHURRIED, max_examples=80)
 @given(
     st.lists(SHORT_LINES, min_size=1, max_size=3),
     st.integers(1, 40) | st.just(MIB),
@@ -162,7 +162,7 @@ WHICH = st.integers(0, len(PACKED) - 1)
 SIZES = st.sampled_from([MIB, 5000, 100, 1])
 
 
-@settings(UNHURRIED, max_examples=150)
+@settings(UNHURRIED, max_examples=60)
 @given(WHICH, st.integers(2), SIZES)
 @example(0, 62, MIB)
 @example(3, 200, MIB)
@@ -175,7 +175,7 @@ def test_a_truncated_file_gives_what_can_be_read(file: Path, which: int, length:
     assert read(file, content, size) == (readable(content), "truncated")
 
 
-@settings(UNHURRIED, max_examples=150)
+@settings(UNHURRIED, max_examples=60)
 @given(WHICH, st.integers(2), st.integers(1, 255), SIZES)
 def test_a_corrupt_file_gives_what_can_be_read(file: Path, which: int, place: int, change: int, size: int) -> None:
     spoiled = bytearray(PACKED[which])
@@ -525,5 +525,5 @@ def test_the_caller_gets_to_look_often_whatever_the_file_holds(file: Path, kind:
         tracemalloc.stop()
     assert max(times) < 0.2  # of processor time, on a slow machine that is tracing memory
     assert sum(times) / len(times) < 0.05
-    assert peak < 10 * MIB
+    assert peak < 16 * MIB
     assert opened.damage is None

@@ -406,7 +406,7 @@ NEAR_LINES = st.one_of(
 )
 
 
-@settings(UNHURRIED, max_examples=400)
+@settings(UNHURRIED, max_examples=200)
 @given(
     st.one_of(
         NEAR_LINES, NEAR_LINES, st.binary(), st.lists(st.binary(max_size=5), min_size=5, max_size=5).map(b"\t".join)

@@ -46,6 +46,8 @@ PARALLEL_VARIABLES: dict[str, tuple[str, object, list[str], object]] = {
     "QUEUE_SIZE": ("9", 9, ["--queue-size", "1"], 1),
     "BLOCK_SIZE": ("4096", 4096, ["--block-size", "1"], 1),
     "ENGINE": ("python", "python", ["--engine", "auto"], "auto"),
+    "CLUSTER": ("local:2", "local:2", ["--cluster", "local:1"], "local:1"),
+    "WINDOW_SIZE": ("1000", 1000, ["--cluster", "local:1", "--window-size", "1"], 1),
 }
 ALL = {**VARIABLES, **PARALLEL_VARIABLES}
 
@@ -134,6 +136,8 @@ WRONG = {
     "QUEUE_SIZE": "many",
     "BLOCK_SIZE": "0",
     "ENGINE": "steam",
+    "CLUSTER": "here",
+    "WINDOW_SIZE": "0",
 }
 
 

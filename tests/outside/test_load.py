@@ -326,3 +326,11 @@ def test_the_others_of_a_batch_with_a_refused_record_expire_all_the_same(
     items = contents(servers)
     assert items.keys() == expected(around).items.keys()
     assert all(900 < item.expires_in <= 1001 for item in items.values())
+
+
+@both_loaders
+def test_a_dry_run_of_large_logs_says_how_to_keep_their_records_out_of_the_log(tmp_path: Path, loader: Loader) -> None:
+    (tmp_path / "a.tsv").write_bytes((b"x" * 1_000_000 + b"\n") * 11)
+    shown, hidden = (run(loader, tmp_path / "*", "--dry", *quiet) for quiet in ((), ("--log-level", "info")))
+    assert shown.says("11 MB of logs is shown; --log-level info leaves them out", "I")
+    assert not hidden.says("leaves them out")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -26,6 +28,12 @@ def required(*names: str) -> set[str]:
     }
 
 
+@functools.cache
+def installed() -> Mapping[str, list[str]]:
+    """Return the distributions that have each package."""
+    return packages_distributions()
+
+
 def imported(path: Path) -> set[str]:
     """Return the distributions that a file imports from, as `required` names them."""
     modules: set[str] = set()
@@ -37,7 +45,7 @@ def imported(path: Path) -> set[str]:
     foreign = {module.partition(".")[0] for module in modules} - OWN - sys.stdlib_module_names
     # "google" and "backports" are shared by several distributions; the ones here are of the same name.
     shared = {"google": ["protobuf"], "backports": ["backports.zstd"]}
-    distributions = {**packages_distributions(), **shared}
+    distributions = {**installed(), **shared}
     return {re.sub(r"[-_.]+", "-", name).lower() for module in foreign for name in distributions.get(module, [module])}
 
 
