@@ -21,14 +21,12 @@ from types import TracebackType
 from memcload.cancel import Cancel
 from memcload.encode.encoder import Encoded, Encoder
 from memcload.file_load import FileLoad, TextResult
-from memcload.memcached.batch import Batch
+from memcload.memcached.batch import REQUEST_SIZE, Batch
 from memcload.memcached.routing import Partition
 from memcload.sink import Delivery, Sink
 
-_REQUEST_SIZE = 1 << 20  # bytes of commands
 _WORTH_SENDING = 1 << 18  # bytes of commands: by a tenth of that, a record costs both sides twice as much
 _PARTITIONS_A_BLOCK = 12  # more of them get longer blocks
-_LOOK_EVERY = 0.05  # seconds, at the cancel token while nothing comes
 
 Text = tuple[FileLoad, bytes]  # whole lines of one file
 
@@ -254,7 +252,7 @@ class Pipeline:
         queue = self._lanes[partition.number].queue
         while (items := queue.get()) is not None:
             size = sum(len(batch.commands) for _, batch in items)
-            while size < _REQUEST_SIZE:
+            while size < REQUEST_SIZE:
                 try:
                     more = queue.get_nowait()
                 except Empty:

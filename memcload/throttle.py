@@ -11,6 +11,25 @@ _SLICES_PER_SECOND = 20  # so a batch is sliced finely enough to go out smoothly
 _MAX_ARREARS = 0.1  # seconds that may be made up for after a delay
 
 
+def slice_size(rate: int) -> int | None:
+    """Return how many records may go out at once at a rate; None if any number may."""
+    return max(1, rate // _SLICES_PER_SECOND) if rate else None
+
+
+class Schedule:
+    """When records may go out at `rate` of them a second, on a clock of the caller's. For one thread at a time."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._next: float | None = None  # when the next record may go out; None before the first
+
+    def reserve(self, records: int, now: float) -> float:
+        """Return when these records may go out; the next ones wait for them."""
+        start = now if self._next is None else max(self._next, now - _MAX_ARREARS)
+        self._next = start + records / self._rate
+        return start
+
+
 class Throttle:
     """Lets `rate` records through in a second, or as many as come where it is 0. For any number of threads."""
 
@@ -18,19 +37,17 @@ class Throttle:
         self._rate = rate
         self._cancel = cancel
         self._lock = threading.Lock()
-        self._next: float | None = None  # when the next record may go out; None before the first
+        self._schedule = Schedule(rate)
 
     @property
     def slice_size(self) -> int | None:
         """How many records may go out at once; None if any number may."""
-        return max(1, self._rate // _SLICES_PER_SECOND) if self._rate else None
+        return slice_size(self._rate)
 
     def wait(self, records: int) -> bool:
         """Wait until this many records may go out; return False if the run was cancelled instead."""
         if not self._rate:
             return not self._cancel.is_set
         with self._lock:
-            now = time.monotonic()
-            start = now if self._next is None else max(self._next, now - _MAX_ARREARS)
-            self._next = start + records / self._rate
+            start = self._schedule.reserve(records, time.monotonic())
         return not self._cancel.wait(start - time.monotonic())

@@ -13,6 +13,7 @@ from memcload.encode.encoder import Encoder
 from memcload.file_load import FileLoad, TextResult
 from memcload.log import LOG
 from memcload.memcached.batch import Batch, Lookup, lookups
+from memcload.memcached.item_size import CAS_SIZE, SMALLEST_LIMIT, item_size, largest_item
 from memcload.memcached.routing import Partition
 from memcload.memcached.server import ServerDown
 from memcload.output.verification import Found, VerifiedFile
@@ -24,8 +25,6 @@ _Kind = Literal["missing", "different", "too_large"]
 
 _SHOWN_OF_A_KIND = 3
 _CRC_RANGE = 1 << 32
-_ITEM_OVERHEAD, _CAS_SIZE = 51, 8  # bytes that memcached counts beside key and value: header, zero and line end
-_SMALLEST_LIMIT = 1024  # bytes of an item; memcached takes no less for `-I`
 _MAX_MISSING = 100_000  # keys that are remembered; when more are missing, something is wrong anyway
 
 
@@ -160,8 +159,8 @@ class ComparingSink:
         if not positions:
             return []
         lengths, keys = lookup.value_lengths(), lookup.keys()
-        sizes = {position: len(keys[position]) + lengths[position] + _ITEM_OVERHEAD for position in positions}
-        if max(sizes.values()) + _CAS_SIZE <= _SMALLEST_LIMIT:
+        sizes = {position: item_size(len(keys[position]), lengths[position]) for position in positions}
+        if max(sizes.values()) + CAS_SIZE <= SMALLEST_LIMIT:
             return []
         limit = self._limit_of(partition)
         return [position for position, size in sizes.items() if limit is not None and size > limit]
@@ -169,10 +168,7 @@ class ComparingSink:
     def _limit_of(self, partition: Partition) -> int | None:
         """Return the largest size of an item, without its CAS; None if the server does not tell. Raises ServerDown."""
         if partition.server not in self._limits:
-            settings = self._fleet.clients[partition.number].settings()
-            limit = settings.get(b"item_size_max", b"")
-            has_cas = settings.get(b"cas_enabled") != b"no"
-            self._limits[partition.server] = int(limit) - _CAS_SIZE * has_cas if limit.isdigit() else None
+            self._limits[partition.server] = largest_item(self._fleet.clients[partition.number].settings())
         return self._limits[partition.server]
 
     def warn(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -11,15 +12,13 @@ import numpy as np
 from memcload.cluster.job import Array, Buffer, Delivered, Refused
 from memcload.cluster.last_records import PADDING, keep_last, keys_of
 from memcload.cluster.worker import Connected, WorkerRun
-from memcload.memcached.batch import Batch
+from memcload.memcached.batch import REQUEST_SIZE, Batch
+from memcload.memcached.item_size import CAS_SIZE, SMALLEST_LIMIT, item_size, largest_item
 from memcload.memcached.protocol import split_meta_set
 from memcload.memcached.server import Identity, ServerDown
+from memcload.throttle import slice_size
 
-_REQUEST_SIZE = 1 << 20  # bytes of commands
-_SLICES_PER_SECOND = 20  # of a limited rate
-_SMALLEST_LIMIT = 1000  # bytes: no server refuses so small a value for its size
-_USUAL_LIMIT = 1 << 20
-_ITEM_SIZE = 48 + 8 + 1 + 2  # bytes of an item beside its key and value: header, CAS, and what ends key and value
+_USUAL_SETTINGS = {b"item_size_max": b"%d" % (1 << 20)}
 
 
 class Delivery:
@@ -87,9 +86,8 @@ class Delivery:
     # -- what is sent
 
     def _requests(self) -> Iterator[Batch]:
-        rate = self._run.job.max_rate
-        max_count = max(1, rate // _SLICES_PER_SECOND) if rate else None
-        yield from self._kept().slices(max_count=max_count, max_bytes=_REQUEST_SIZE)
+        max_count = slice_size(self._run.job.max_rate)
+        yield from self._kept().slices(max_count=max_count, max_bytes=REQUEST_SIZE)
 
     def _kept(self) -> Batch:
         """Return what is sent as a batch; its lines are the numbers of the records."""
@@ -148,16 +146,18 @@ class Delivery:
         """
         assert self._keep is not None
         starts = np.concatenate(([0], self._ends[:-1]))
-        numbers = np.flatnonzero(~self._keep & (self._ends - starts > _SMALLEST_LIMIT)).tolist()
+        # An item takes less than its command and what an item without key and value does.
+        long_enough = self._ends - starts > SMALLEST_LIMIT - CAS_SIZE - item_size(0, 0)
+        numbers = np.flatnonzero(~self._keep & long_enough).tolist()
         if not numbers:
             return []
-        try:
-            limit = int(self._connected.client.settings().get(b"item_size_max", _USUAL_LIMIT))
-        except ServerDown:
-            limit = _USUAL_LIMIT
+        settings = dict(_USUAL_SETTINGS)
+        with contextlib.suppress(ServerDown):
+            settings.update(self._connected.client.settings())
+        limit = largest_item(settings)
         found = []
         for number in numbers:
             key, value = split_meta_set(bytes(self._commands[starts[number] : self._ends[number]]))
-            if _ITEM_SIZE + len(key) + len(value) > limit:
+            if limit is not None and item_size(len(key), len(value)) > limit:
                 found.append((number, True, "too large, and superseded by a later record"))
         return found

@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from typing import Literal
 
+from memcload.throttle import Schedule
+
 LEASE = 1.0  # seconds
 COORDINATOR_LEASE = 5.0  # seconds without a sign of the coordinator after which no permit is granted
 _SLACK = 0.5  # seconds for what a process does between two looks at the clock
@@ -33,14 +35,13 @@ class Leases:
     """
 
     def __init__(self, timeout: float, max_rate: int, opens_at: float = 0.0) -> None:
-        self._lasts = LEASE + timeout + _SLACK
-        self._max_rate = max_rate
+        self._lasts = lasting(timeout)
+        self._schedule = Schedule(max_rate) if max_rate else None
         self._opens_at = opens_at
         self._open: str | None = None
         self._has_ended = False
         self._until: dict[str, tuple[float, str]] = {}  # by holder: when nothing of it can come any more; its worker
         self._seen = boot_clock()
-        self._next = 0.0
 
     @property
     def has_ended(self) -> bool:
@@ -94,12 +95,8 @@ class Leases:
 
     def reserve(self, records: int) -> float:
         """Return after how many seconds these records may go out."""
-        if not self._max_rate:
-            return 0.0
         now = boot_clock()
-        start = max(self._next, now - 0.1)
-        self._next = start + records / self._max_rate
-        return max(0.0, start - now)
+        return max(0.0, self._schedule.reserve(records, now) - now) if self._schedule else 0.0
 
 
 def lasting(timeout: float) -> float:

@@ -17,11 +17,12 @@ from memcload.memcached.protocol import (
     value_reply,
 )
 
-__all__ = ["LOOKUP_SIZE", "Batch", "Difference", "Lookup", "Numbers", "Refusal", "lookups"]
+__all__ = ["LOOKUP_SIZE", "REQUEST_SIZE", "Batch", "Difference", "Lookup", "Numbers", "Refusal", "lookups"]
 
 Numbers = Sequence[int]  # an array("i") or a memoryview of int32
 
 LOOKUP_SIZE = 512  # records that are looked up in one request
+REQUEST_SIZE = 1 << 20  # bytes of commands that are stored in one request
 
 
 @dataclass(frozen=True)
