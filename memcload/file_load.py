@@ -169,10 +169,13 @@ class TextResult:
                     self.rejects.append(Reject(line, "too_large", split[line]))
                 else:
                     failed += 1
-                    reason = f"{partition.device_type} {partition.server} refused a record: {refusal.reply}"
-                    self.refused.append(reason)
-                    self.causes.setdefault(partition.server, ServerDown(partition.server, refusal.reply))
+                    self.add_refusal(partition, refusal.reply)
         if stored:
             self.counts.stored[partition.number] += stored
         if failed:
             self.counts.failed[partition.number] += failed
+
+    def add_refusal(self, partition: Partition, reply: str) -> None:
+        """Add what a server said of a record that it refused for another reason than its size."""
+        self.refused.append(f"{partition.device_type} {partition.server} refused a record: {reply}")
+        self.causes.setdefault(partition.server, ServerDown(partition.server, reply))

@@ -25,7 +25,6 @@ from memcload.sink import Fleet
 from memcload.tracker import Tracker
 
 _LOOK_EVERY = 0.05  # seconds, at the cancel token
-_NOTHING = Delivered([], [], set(), "", 0, 0)
 
 
 @dataclass(eq=False)
@@ -206,9 +205,7 @@ class Coordinator:
                     result.counts.stored[number] -= 1
                     result.counts.rejected["too_large"] += 1
                 else:
-                    text = f"{partition.device_type} {partition.server} refused a record: {refused.reply}"
-                    result.refused.append(text)
-                    result.causes.setdefault(partition.server, ServerDown(partition.server, refused.reply))
+                    result.add_refusal(partition, refused.reply)
                     _move(result.counts, number, 1)
         if too_large:
             self._add_texts(window, part, results, too_large)

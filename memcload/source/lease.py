@@ -112,8 +112,8 @@ class Lease:
         while not self._try_to_make():
             if (seen := self._read()) is None:
                 continue  # released at this moment
-            self._watch(*seen)
-            if self._take_over(*seen):
+            self._watch(seen[1])
+            if self._take_over(seen[1]):
                 break
         self._minds = self._store.minds_conditions(self._url, self._content())
         if not self._minds:
@@ -169,7 +169,7 @@ class Lease:
         self._take_note(started, tag)
         return True
 
-    def _watch(self, tag: str, data: bytes) -> None:
+    def _watch(self, data: bytes) -> None:
         """Return once a lease of another has run out. Raises DirectoryHeld once it is seen to be renewed."""
         holder = _Holder.of(data)
         LOG.info(
@@ -190,7 +190,7 @@ class Lease:
                     f"{self._directory}: {_Holder.of(seen[1]).name} is loading it; try again later ({self._url})"
                 )
 
-    def _take_over(self, tag: str, data: bytes) -> bool:
+    def _take_over(self, data: bytes) -> bool:
         """Write over a lease that has run out; return False if somebody was faster, or it is gone."""
         started = time.monotonic()
         seen = self._read()
