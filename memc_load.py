@@ -7,7 +7,6 @@ memcached. Its values are made by the protobuf library itself.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +15,6 @@ from memcload import run
 from memcload.encode.encoder import EncodedText, LineReader
 from memcload.encode.message import prototest, show, to_message
 from memcload.file_load import FileLoad, TextResult
-from memcload.log import LOG
 from memcload.memcached.batch import Refusal
 from memcload.memcached.routing import Partition
 from memcload.memcached.server import ServerDown
@@ -79,7 +77,7 @@ class ReferenceLoader:
                 continue
             partition, record = self._run.router.partitions[read[0]], read[1]
             if self._run.options.dry:
-                if LOG.isEnabledFor(logging.DEBUG):
+                if self._run.options.shows_records:
                     shown.append(show(partition.server, record))
                 delivery = Delivery(answered=1)
             else:

@@ -70,6 +70,11 @@ class Options:
     log_level: str = "info"
     progress: bool = False
 
+    @property
+    def shows_records(self) -> bool:
+        """True if every record is shown in the log instead of being stored."""
+        return self.dry and self.log_level == "debug"
+
     def shown(self) -> dict[str, Any]:
         """Return the options that differ from the defaults, as the first line of the log shows them."""
         default = type(self)(log_level="debug" if self.dry else "info", progress=self.progress)

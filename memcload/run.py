@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -70,9 +69,9 @@ def load_in_parallel(run: Run) -> None:
     options, tracker = run.options, run.tracker
     assert isinstance(options, ParallelOptions)
     sink: Sink = NoSink() if options.dry else MemcachedSink(run.fleet, run.throttle)
-    shows = options.dry and LOG.isEnabledFor(logging.DEBUG)
     new_encoder = choose_encoder(options.engine, run.router, options.ttl, tracker.bytes_to_read)
-    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, _show(run.router) if shows else None)
+    show = _show(run.router) if options.shows_records else None
+    pipeline = _pipeline(options, run.router, sink, new_encoder, run.cancel, show)
     with pipeline:
         while not tracker.is_finished and not run.cancel.is_set:
             for block in blocks_of(tracker.to_read(), block_size(options.block_size, len(run.router.partitions))):
@@ -235,7 +234,8 @@ def _locked(source: Source, options: Options) -> Iterator[list[str]]:
 def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     if not paths:
         LOG.info("%s", _nothing_to("load", run.options))
-    tell_how_to_be_quiet(run.tracker.bytes_to_read if run.options.dry else 0)
+    if run.options.shows_records:
+        tell_how_to_be_quiet(run.tracker.bytes_to_read)
     try:
         with _progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from memcload.cancel import Cancel
+from memcload.cluster.failure import ClusterError
 from memcload.cluster.job import Job
 from memcload.log import LOG
 from memcload.memcached.routing import Router
 from memcload.options import ParallelOptions
 from memcload.run import Run, UsageError, VerifyRun
 from memcload.sink import NewClient
+
+if TYPE_CHECKING:
+    from memcload.cluster.connection import Cluster
 
 
 def load_on_cluster(run: Run) -> None:
@@ -22,48 +26,46 @@ def load_on_cluster(run: Run) -> None:
         return
     job = _job(options, run.router, run.new_client, run.tracker.bytes_to_read)
 
-    def work(address: str) -> None:
-        from memcload.cluster.load import load
+    def load(cluster: Cluster, job: Job, size: int) -> None:
+        from memcload.cluster.coordinator import Coordinator
 
-        load(
-            address,
-            job,
-            run.router,
-            run.fleet,
-            run.tracker,
-            run.cancel,
-            window_size=options.window_size,
-            dry=options.dry,
-        )
+        Coordinator(
+            cluster, job, run.router, run.fleet, run.tracker, run.cancel, window_size=size, dry=options.dry
+        ).load()
 
-    _run(options, run.cancel, work)
+    _run(options, job, run.router, run.cancel, load)
 
 
 def compare_on_cluster(run: VerifyRun) -> None:
     """Compare files with what the servers hold on the workers of a cluster, until the run is cancelled."""
     options = run.options
+    if not run.verifier.files:
+        return
     job = _job(options, run.router, run.new_client, run.verifier.bytes_to_read)
 
-    def work(address: str) -> None:
-        from memcload.cluster.load import verify
+    def compare(cluster: Cluster, job: Job, size: int) -> None:
+        from memcload.cluster import comparing
 
-        verify(address, job, run.router, run.verifier, run.sink, run.cancel, window_size=options.window_size)
+        partitions = len(run.router.partitions)
+        comparing.compare(cluster, job, partitions, run.verifier, run.sink, run.cancel, window_size=size)
 
-    if run.verifier.files:
-        _run(options, run.cancel, work)
+    _run(options, job, run.router, run.cancel, compare)
 
 
-def _run(options: ParallelOptions, cancel: Cancel, work: Callable[[str], None]) -> None:
-    """Do the work on the cluster; say why where that can't be done, and cancel the run."""
+def _run(
+    options: ParallelOptions, job: Job, router: Router, cancel: Cancel, work: Callable[[Cluster, Job, int], None]
+) -> None:
+    """Do the work with what `running` gives; where that can't be done to its end, say why and cancel the run."""
     try:
-        from memcload.cluster.load import ClusterError  # Dask is optional, and takes a moment to import
+        from memcload.cluster.running import running  # Dask is optional, and takes a moment to import
     except ImportError as error:
         raise UsageError(
             f"--cluster needs Dask and NumPy ({error}): pip install -r requirements-cluster.txt"
         ) from error
     assert options.cluster
     try:
-        work(options.cluster)
+        with running(options.cluster, job, router, cancel, options.window_size) as given:
+            work(*given)
     except ClusterError as error:
         LOG.error("%s", error)
         cancel.set(cause=f"the cluster: {error}")
@@ -84,7 +86,7 @@ def _job(options: ParallelOptions, router: Router, new_client: NewClient, pendin
         connect_timeout=options.connect_timeout,
         retries=options.retries,
         max_rate=options.max_rate,
-        shows_records=options.dry and LOG.isEnabledFor(logging.DEBUG),
+        shows_records=options.shows_records,
         tls=(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None,
         auth_file=options.auth_file,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 
 from memcload.log import LOG
@@ -22,11 +21,8 @@ _FAILED = 1  # the exit code of a run that was fine but for what could not be wr
 
 
 def tell_how_to_be_quiet(size: int) -> None:
-    """Say how to keep the records of large logs from being shown, where they are about to be.
-
-    size: bytes of the logs whose records would be
-    """
-    if size > _MUCH and LOG.isEnabledFor(logging.DEBUG):
+    """Say how to keep the records of logs of this size from being shown, where that would be many."""
+    if size > _MUCH:
         LOG.info("Every record of %d MB of logs is shown; --log-level info leaves them out", size // 1_000_000)
 
 
