@@ -5,20 +5,18 @@
     with MemcacheClient("127.0.0.1:11211", timeout=1.0) as client:
         client.set(b"key", b"value")
 
-The connection and single records are pymemcache's, the retries are tenacity's. What is added here is what a bulk
-loader needs: many records in one request, each of them acknowledged, and an answer to "is that still the server that
-has stored them?".
+The connection and single records are pymemcache's. What is added here is what a bulk loader needs: many records in one
+request, each of them acknowledged, retries, and an answer to "is that still the server that has stored them?".
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-
-import tenacity
 
 from memcload.cancel import Cancel
 from memcload.memcached.address import parse_address
@@ -85,14 +83,7 @@ class MemcacheClient:
             raise ValueError(f"{self.server.address}: TLS does not work over a Unix socket")
         self._cancel = cancel or Cancel()
         self._settings = Settings(timeout, connect_timeout, cancel, tls, credentials)
-        self._retry = tenacity.Retrying(
-            stop=lambda state: state.attempt_number > retries or self._cancel.is_set,
-            wait=tenacity.wait_exponential_jitter(multiplier=_BACKOFF_BASE, max=_BACKOFF_LIMIT, jitter=_BACKOFF_BASE),
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failure) and error.is_transient),
-            before_sleep=lambda state: self._report("retrying", str(state.outcome and state.outcome.exception())),
-            sleep=self._sleep,
-            reraise=True,
-        )
+        self._retries = retries
         self._expires = expiry(ttl)
         self._lock = threading.RLock()
         self._connection: Connection | None = None
@@ -169,40 +160,28 @@ class MemcacheClient:
     # -- retries
 
     def _retrying(self, request: Callable[[], _Result], *, retry: bool = True) -> _Result:
-        def attempt() -> _Result:
-            try:
-                return request()
-            except FAILURES as error:
-                self._abandon()
-                raise self._explain(error) from error
-
-        def attempt_again() -> _Result:
-            if failures:
-                raise failures.pop()
-            if self._cancel.is_set:
-                raise Failure("no answer before the run was stopped", is_transient=False)
-            return attempt()
-
-        failures: list[Failure] = []  # of the first attempt: where it ends well, the machinery of retries costs nothing
+        """Return what a request returns; try it again after each failure that may pass."""
+        failures = 0
         with self._lock:
-            try:
+            while True:
                 try:
-                    result = attempt()
-                except Failure as failure:
-                    if not retry:
-                        raise
-                    failures.append(failure)
-                    result = self._retry(attempt_again)
-            except Failure as failure:
+                    result = request()
+                    break
+                except FAILURES as error:
+                    self._abandon()
+                    failure = self._explain(error)
+                failures += 1
+                if retry and failure.is_transient and failures <= self._retries and not self._cancel.is_set:
+                    self._report("retrying", failure.cause)
+                    if not self._cancel.wait(_backoff(failures)):
+                        continue
+                    failure = Failure("no answer before the run was stopped", is_transient=False)
                 if not self._cancel.is_set:
                     self._report("down", failure.cause)
                 raise ServerDown(self.server.address, failure.cause) from failure
             if not self._is_ok:
                 self._report("ok")
             return result
-
-    def _sleep(self, seconds: float) -> None:
-        self._cancel.wait(seconds)
 
     def _report(self, state: ServerState, cause: str = "") -> None:
         self._is_ok = state == "ok"
@@ -330,3 +309,8 @@ class MemcacheClient:
         else:
             self._connected().channel.exchange([VERSION], VersionReply())
         return self._identity
+
+
+def _backoff(failures: int) -> float:
+    """Return how many seconds to wait before another try: longer after each failure, and never quite the same."""
+    return random.uniform(0, _BACKOFF_BASE) + min(_BACKOFF_LIMIT, _BACKOFF_BASE * 2.0 ** (failures - 1))

@@ -20,6 +20,7 @@ from memcload.memcached.routing import Partition
 from memcload.memcached.server import ServerDown
 from memcload.options import NORMAL_ERR_RATE, Options, parse_options
 from memcload.records import AppsInstalled, parse_appsinstalled
+from memcload.session import EXIT_OK
 from memcload.sink import Client, Delivery
 from memcload.source.local import dot_rename
 
@@ -107,9 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments, (__doc__ or "").splitlines()[0], Options)
     if options.test:
         prototest()
-        return run.EXIT_OK
+        return EXIT_OK
     if options.check:
-        return run.check(options, MemcacheClient)
+        from memcload.run_check import check
+
+        return check(options, MemcacheClient)
     return run.main(options, lambda given: ReferenceLoader(given).load(), MemcacheClient)
 
 

@@ -25,17 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.test:
         prototest()
         return 0
-    from memc_client import MemcacheClient  # imported here, so that --help does not wait for it
-    from memcload import run
+    from memc_client import MemcacheClient  # imported here, as is what each mode needs: most of a short run is imports
 
     if options.check:
-        return run.check(options, MemcacheClient)
-    load, compare = run.load_in_parallel, run.compare_here
-    if options.cluster:
-        from memcload.run_on_cluster import compare_on_cluster as compare
-        from memcload.run_on_cluster import load_on_cluster as load
+        from memcload.run_check import check
+
+        return check(options, MemcacheClient)
     if options.verify:
-        return run.verify(options, compare, MemcacheClient)
+        from memcload.run_verify import compare_here as compare
+        from memcload.run_verify import verify
+
+        if options.cluster:
+            from memcload.run_on_cluster import compare_on_cluster as compare
+        return verify(options, compare, MemcacheClient)
+    from memcload import run
+
+    load = run.load_in_parallel
+    if options.cluster:
+        from memcload.run_on_cluster import load_on_cluster as load
     return run.main(options, load, MemcacheClient)
 
 

@@ -11,7 +11,9 @@ from memcload.cluster.job import Job
 from memcload.log import LOG
 from memcload.memcached.routing import Router
 from memcload.options import ParallelOptions
-from memcload.run import Run, UsageError, VerifyRun
+from memcload.run import Run
+from memcload.run_verify import VerifyRun
+from memcload.session import UsageError
 from memcload.sink import NewClient
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from memcload.encode import object_cache
+from memcload.encode import image, object_cache
 from memcload.encode.compiled import CompiledEncoder
 from memcload.encode.encoder import Encoder, PythonEncoder
+from memcload.encode.image import HAS_IMAGES, load_image
 from memcload.encode.layout import ENCODE, LOOK_UP, Kernel
 from memcload.log import LOG
 from memcload.memcached import routes
@@ -127,9 +128,12 @@ def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
 
 def _linked(code: bytes, router: Router) -> Kernel:
     """Make code run, and try it out. Raises RuntimeError where it does not do what it should."""
-    from memcload.encode.native import link
+    if HAS_IMAGES:
+        keep, (encode, look_up) = load_image(code, 2)
+    else:
+        from memcload.encode.native import link
 
-    keep, (encode, look_up) = link(code, ("encode", "look_up"))
+        keep, (encode, look_up) = link(code, ("encode", "look_up"))
     kernel = Kernel(ENCODE(encode), LOOK_UP(look_up), keep)
     if CompiledEncoder(kernel, router, 0).encode([_SAMPLE]) != PythonEncoder(router, 0).encode([_SAMPLE]):
         raise RuntimeError("the compiled code does not encode as Python does")
@@ -152,16 +156,22 @@ def _compile(routing: RoutingName | None, name: str, problem: str | None) -> byt
 
 def _cache_name(routing: RoutingName | None) -> str:
     """Return the name of a kernel's code in the cache: another one for everything that could make other code."""
+    here = Path(__file__).parent
+    sources = [here / name for name in ("kernel.py", "layout.py", "build.py", "native.py", "image.py")]
+    sources += sorted(Path(routes.__path__[0]).glob("*.py"))
+    for library in ("numba", "llvmlite"):  # importing them to ask for their versions would take longer
+        spec = find_spec(library)
+        if spec is not None and spec.origin is not None:
+            sources += Path(spec.origin).parent.glob("_version.py")
+    digest = hashlib.sha256()
+    for fact in [sys.version, _processor(), str(len(DEVICE_TYPES)), *(source.read_text() for source in sources)]:
+        digest.update(fact.encode() + b"\0")
+    return f"kernel-{routing or 'unrouted'}-{digest.hexdigest()[:32]}"
+
+
+def _processor() -> str:
+    if HAS_IMAGES:
+        return image.processor()
     from memcload.encode import native
 
-    here = Path(__file__).parent
-    sources = [here / name for name in ("kernel.py", "layout.py", "build.py", "native.py")]
-    sources += sorted(Path(routes.__path__[0]).glob("*.py"))
-    numba = find_spec("numba")
-    if numba is not None and numba.origin is not None:  # importing Numba to ask for its version would take longer
-        sources += Path(numba.origin).parent.glob("_version.py")
-    facts = [sys.version, native.target(), str(len(DEVICE_TYPES))]
-    digest = hashlib.sha256()
-    for fact in facts + [source.read_text() for source in sources]:
-        digest.update(fact.encode() + b"\0")
-    return f"kernel-{routing or 'unrouted'}-{digest.hexdigest()[:32]}.o"
+    return native.processor()

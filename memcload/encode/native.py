@@ -1,21 +1,22 @@
-"""Object code: made of what Numba compiles, and made to run without Numba, by llvmlite alone."""
+"""Object code: made of what Numba compiles, and made to run without Numba, by llvmlite alone or as an image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import llvmlite
 import llvmlite.binding as llvm
 
+from memcload.encode.image import HAS_IMAGES, make_image
 
-def target() -> str:
-    """Return what code is made by and for: llvmlite, platform, processor and its features."""
-    return " ".join((llvmlite.__version__, llvm.get_default_triple(), llvm.get_host_cpu_name(), _features()))
+
+def processor() -> str:
+    """Return what code is made for: platform, processor and its features."""
+    return " ".join((llvm.get_default_triple(), llvm.get_host_cpu_name(), _features()))
 
 
 def emit(callbacks: Mapping[str, Any]) -> bytes:
-    """Return an object file with Numba's C callbacks under these names.
+    """Return code with Numba's C callbacks under these names: an image, or an object file where there are no images.
 
     Raises RuntimeError where it would need anything from outside: then it could not be linked later.
     """
@@ -45,7 +46,7 @@ def emit(callbacks: Mapping[str, Any]) -> bytes:
     if missing:
         raise RuntimeError(f"the compiled code needs {', '.join(missing)} from outside")
     code: bytes = machine.emit_object(whole)
-    return code
+    return make_image(code, list(callbacks)) if HAS_IMAGES else code
 
 
 def link(code: bytes, names: Sequence[str]) -> tuple[object, list[int]]:
@@ -77,7 +78,7 @@ def _machine() -> Any:
         cpu=llvm.get_host_cpu_name(),
         features=_features(),
         opt=3,
-        reloc="default",
-        codemodel="jitdefault",
+        reloc="pic" if HAS_IMAGES else "default",
+        codemodel="small" if HAS_IMAGES else "jitdefault",
         jit=True,
     )

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from memcload.log import LOG
-from memcload.output.report import write_report
 from memcload.output.results import Results
 from memcload.output.summary import summarize
-from memcload.output.verification import (
-    Verification,
-    log_verification,
-    path_for_verification,
-    write_verification_report,
-)
+
+if TYPE_CHECKING:
+    from memcload.output.verification import Verification
 
 _MUCH = 10_000_000  # bytes of logs, as they lie on disk: a hundred thousand lines
 _FAILED = 1  # the exit code of a run that was fine but for what could not be written
@@ -29,8 +26,11 @@ def tell_how_to_be_quiet(size: int) -> None:
 def tell(results: Results, *, as_table: bool, report: str | None, metrics: str | None) -> int:
     """Tell what became of a load; return the exit code."""
     summarize(results, as_table=as_table)
-    if not _written("report", report, lambda path: write_report(results, path)):
-        results = dataclasses.replace(results, exit_code=results.exit_code or _FAILED)
+    if report is not None:
+        from memcload.output.report import write_report
+
+        if not _written("report", report, lambda path: write_report(results, path)):
+            results = dataclasses.replace(results, exit_code=results.exit_code or _FAILED)
     if metrics is not None:
         from memcload.output.metrics import write_metrics  # needs a library that nothing else needs
 
@@ -41,6 +41,8 @@ def tell(results: Results, *, as_table: bool, report: str | None, metrics: str |
 
 def tell_verification(results: Verification, report: str | None, metrics: str | None) -> int:
     """Tell what a verification found, in files beside those of a load; return the exit code."""
+    from memcload.output.verification import log_verification, path_for_verification, write_verification_report
+
     log_verification(results)
     report, metrics = (path and path_for_verification(path) for path in (report, metrics))
     if not _written("report", report, lambda path: write_verification_report(results, path)):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from memcload.encode import native, object_cache
+from memcload.encode import choice, image, object_cache
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder, PythonEncoder
 from memcload.log import LOG
@@ -22,6 +22,7 @@ from memcload.records import DEVICE_TYPES
 from tests.inside.test_object_cache import DAMAGES
 
 build = pytest.importorskip("memcload.encode.build")
+native = pytest.importorskip("memcload.encode.native")
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 ROUTER = Router({name: ["h:1"] for name in DEVICE_TYPES})
@@ -188,11 +189,36 @@ def test_code_that_needs_anything_from_outside_is_not_made() -> None:
         native.emit({"encode": Callback("declare void @g() define void @f() { call void @g() ret void }")})
 
 
+@pytest.mark.skipif(not image.HAS_IMAGES, reason="object files are all that there is here")
+@pytest.mark.parametrize(
+    "code",
+    ["@n = external global i32 define void @f() { store i32 1, ptr @n ret void }", NOTHING],
+    ids=["refers to elsewhere", "of another processor"],
+)
+def test_an_image_has_all_that_its_code_needs(code: str) -> None:
+    built = native._machine().emit_object(native.llvm.parse_assembly(code))
+    if code == NOTHING:
+        built = built[:18] + b"\xb7\0" + built[20:]
+    with pytest.raises(RuntimeError):
+        image.make_image(built, ["f"])
+
+
+@pytest.mark.usefixtures("cache")
+def test_where_there_are_no_images_object_files_are_linked(
+    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    for module in (choice, native):
+        monkeypatch.setattr(module, "HAS_IMAGES", False)
+    assert (chosen("compiled"), chosen("auto")) == ("CompiledEncoder",) * 2
+    (line,) = log.messages
+    assert line.startswith("Compiled the encoder")
+
+
 def test_another_processor_has_another_file(
     cache: Path, compilations: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen("compiled")
-    monkeypatch.setattr(native, "target", lambda: "another processor")
+    monkeypatch.setattr(image if image.HAS_IMAGES else native, "processor", lambda: "another processor")
     chosen("compiled")
     assert (len(compilations), len(list(cache.iterdir()))) == (2, 2)
 

@@ -477,7 +477,7 @@ def test_wrong_usage_is_told_on_a_terminal_that_lacks_the_letters() -> None:
 def test_little_is_imported_to_read_the_options() -> None:
     imported = run_parser().stdout.split()
     assert "memcload.options" in imported
-    assert not {"rich", "numba", "numpy", "google", "pymemcache", "tenacity", "ssl"} & set(imported)
+    assert not {"rich", "numba", "numpy", "google", "pymemcache", "ssl"} & set(imported)
 
 
 @pytest.mark.parametrize("kind", KINDS)

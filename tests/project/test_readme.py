@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import memc_load_parallel
-from memcload import run
+from memcload import session
 from memcload.memcached.routing_rules import ROUTING_NAMES
 from memcload.records import parse_appsinstalled, serialize
 from tools.servers import MemcachedServer
@@ -136,7 +136,7 @@ def test_the_commands_have_these_options(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_exit_codes() -> None:
     rows = README.partition("| exit code |")[2].partition("\n\n")[0]
     codes = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", rows, re.MULTILINE) for code in row.split(",")}
-    assert codes == {run.EXIT_OK, run.EXIT_FAILED, run.EXIT_USAGE, run.EXIT_HELD, 130, 143}
+    assert codes == {session.EXIT_OK, session.EXIT_FAILED, session.EXIT_USAGE, session.EXIT_HELD, 130, 143}
 
 
 def test_every_routing_has_its_readers() -> None:

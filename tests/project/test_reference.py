@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from memcload import run
+from memcload import session
 from memcload.memcached.routing_rules import ROUTING_NAMES
 from memcload.outcome import STATUSES, VerdictReason
 from memcload.output.verification import FileStatus
@@ -108,7 +108,7 @@ def test_the_routings() -> None:
 
 def test_the_exit_codes() -> None:
     codes = [int(row[0]) for row in rows(section("Exit codes")) if row[0].isdigit()]
-    assert codes == [run.EXIT_OK, run.EXIT_FAILED, run.EXIT_USAGE, run.EXIT_HELD, 130, 143]
+    assert codes == [session.EXIT_OK, session.EXIT_FAILED, session.EXIT_USAGE, session.EXIT_HELD, 130, 143]
 
 
 # --- what real runs say -------------------------------------------------------------------------
