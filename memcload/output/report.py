@@ -7,9 +7,8 @@ from typing import Any
 
 from memcload.counts import Counts
 from memcload.file_load import FileLoad
-from memcload.memcached.server import Server
 from memcload.output.destination import write_file, write_standard_output
-from memcload.output.results import Results
+from memcload.output.results import Results, server_figures
 from memcload.records import DEVICE_TYPES
 
 _SUMMED = ("stored", "failed", "retries", "evictions", "restarts")
@@ -33,29 +32,6 @@ def build_report(results: Results) -> dict[str, Any]:
         "totals": _counts(results.totals),
         "files": [_file(file) for file in results.files],
         "devices": {device_type: _device(results, device_type) for device_type in DEVICE_TYPES},
-    }
-
-
-def server_figures(results: Results, device_type: str) -> list[dict[str, Any]]:
-    """Return what became of the records of a device type, for each of its servers, and what the server went through."""
-    return [
-        {
-            "address": partition.server,
-            "stored": results.totals.stored[partition.number],
-            "failed": results.totals.failed[partition.number],
-            **_history(results.servers[partition.server]),
-        }
-        for partition in results.partitions
-        if partition.device_type == device_type
-    ]
-
-
-def _history(server: Server) -> dict[str, Any]:
-    return {
-        "retries": server.retries,
-        "evictions": server.evictions,
-        "restarts": server.restarts,
-        "detects_restarts": server.detects_restarts,
     }
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from memcload.log import LOG, console_lines_through, logs_to_console
 from memcload.output.advice import next_steps
-from memcload.output.report import server_figures
-from memcload.output.results import Results
+from memcload.output.results import Results, server_figures
 from memcload.records import DEVICE_TYPES
 
 _FIGURES = ("stored", "failed", "retries", "evictions", "restarts")
