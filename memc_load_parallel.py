@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = run.load_in_parallel
     if options.cluster:
         from memcload.run_on_cluster import load_on_cluster as load
+    if arguments is None:
+        gc.freeze()  # this process is the load's own: what is imported now stays, and need not be looked at again
     return run.main(options, load, MemcacheClient)
 
 

@@ -16,8 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from memcload.outcome import STATUSES
 from memcload.output.destination import read_file, write_file
-from memcload.output.report import server_figures
-from memcload.output.results import Results
+from memcload.output.results import Results, server_figures
 from memcload.records import DEVICE_TYPES, REASONS
 
 _LAST_SUCCESS = "memc_load_last_success_timestamp_seconds"
