@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Status = Literal["done", "pending", "damaged", "dry", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -33,8 +32,7 @@ VerdictReason = Literal[
 DamageKind = Literal["truncated", "corrupt", "unsupported"]
 
 
-@dataclass(frozen=True)
-class FileFacts:
+class FileFacts(NamedTuple):
     """Everything that bears on what becomes of a file. Texts are empty where there is nothing to tell.
 
     stopped_by: the signal that stopped the run, or what else did
@@ -78,8 +76,7 @@ class FileFacts:
     loaded_before: bool = False
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What becomes of a file.
 
     detail: the reason in words: which server, what cause

@@ -33,7 +33,7 @@ Text = tuple[FileLoad, bytes]  # whole lines of one file
 
 def block_size(size: int, partitions: int) -> int:
     """Return how long blocks should be where `size` bytes will do for a few partitions: each gets its share of one."""
-    return size * max(1, partitions // _PARTITIONS_A_BLOCK)
+    return size * (1 + partitions // _PARTITIONS_A_BLOCK)
 
 
 def blocks_of(files: Iterable[FileLoad], size: int, *, mixed: bool = True) -> Iterator[list[Text] | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import itertools
@@ -23,7 +22,7 @@ from memcload.source.reader import InputFile
 from memcload.source.source import Source
 
 _SHOWN_OF_A_KIND = 3  # warnings about lines, for a run
-_CONFIRM_INTERVAL = 0.1  # seconds; files that become complete within it are confirmed and renamed together
+_CONFIRM_INTERVAL = 0.5  # seconds; files that become complete within it are confirmed and renamed together
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _ROOM_TIMEOUT = 5.0  # seconds to wait for a descriptor when none of ours can be given back
 
@@ -226,7 +225,8 @@ class Tracker:
     def _facts(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> FileFacts:
         source, rules = file.input, self.rules
         unreachable, lost = self._losses(file, answers)
-        facts = FileFacts(
+        damage = source and source.damage
+        return FileFacts(
             stopped_by=self._cancel.cause,
             not_renamable=file.not_renamable,
             read_error=file.read_error,
@@ -235,24 +235,25 @@ class Tracker:
             failures="; ".join(f"{self._label(address)}: {error.cause}" for address, error in file.causes.items()),
             unreachable=unreachable,
             lost=lost,
+            damage=damage.kind if damage else None,
+            damage_description=damage.description if damage else "",
+            size=source.size if source else 1,
+            age=source.age if source and not source.arrives_whole else math.inf,
             settle=rules.settle,
+            open_for_writing=source is not None and source.is_open_for_writing(),
+            incomplete_text=source is not None and source.ends_within_line,
+            changed=self._is_changed(file),
             earlier_pending=self._earlier_pending,
             dry=rules.dry,
             only=rules.only,
             loaded_before=is_done(file.path),
         )
-        if source is None:
-            return facts
-        return dataclasses.replace(
-            facts,
-            damage=source.damage.kind if source.damage else None,
-            damage_description=source.damage.description if source.damage else "",
-            size=source.size,
-            age=math.inf if source.arrives_whole else source.age,
-            open_for_writing=source.is_open_for_writing(),
-            incomplete_text=source.ends_within_line,
-            changed=(file.was_replaced or not source.is_unchanged()) and self._source.exists(file.path),
-        )
+
+    def _is_changed(self, file: FileLoad) -> bool:
+        source = file.input
+        if source is None or (source.is_unchanged() and not file.was_replaced):
+            return False
+        return self._source.exists(file.path)
 
     def _losses(self, file: FileLoad, answers: dict[str, Identity | ServerDown]) -> tuple[str, str]:
         """Return which server of a file does not answer, and which has lost records, in words; empty where none."""

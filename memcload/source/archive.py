@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Generator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from memcload.source import decoders
 from memcload.source.damage import HEAD, Damage, binary, foreign
@@ -89,6 +89,22 @@ _FORMATS = (
 )
 
 
+class Bytes(Protocol):
+    """A file that is read in order, and sometimes from an earlier position again."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; none at the end. Raises OSError."""
+
+    def seek(self, position: int, /) -> int:
+        """Go to a position. Raises io.UnsupportedOperation where that can't be done."""
+
+    def tell(self) -> int:
+        """Return the position."""
+
+    def close(self) -> None:
+        """Close the file. Once is enough."""
+
+
 class Ending(NamedTuple):
     """What is known of a file once it is read: which archive it was, none if it is plain text, and its damage."""
 
@@ -96,7 +112,7 @@ class Ending(NamedTuple):
     damage: Damage | None
 
 
-def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Ending]:
+def decompress(file: Bytes, size: int) -> Generator[bytes, None, Ending]:
     """Yield the text of a file, plain or an archive, in pieces of at most `size` bytes; return how it ended.
 
     A piece may be empty: there is nothing yet, but the caller gets to look whether to go on. `file` needs no more
@@ -121,7 +137,7 @@ def decompress(file: BinaryIO, size: int) -> Generator[bytes, None, Ending]:
 class _Input:
     """The bytes of a file, from `position` on."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Bytes) -> None:
         self._file = file
         self._data = b""
         self._offset = 0  # in the data, of the position

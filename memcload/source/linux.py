@@ -15,14 +15,13 @@ _REMOTE = re.compile("nfs|cifs|smb")  # file systems that refuse leases with the
 def is_open_for_writing(descriptor: int) -> bool:
     """Return True if some process has a file, open here for reading only, open for writing.
 
-    A read lease is only given where none has.
+    A read lease is only given where none has. The caller closes the file, which gives the lease back.
     """
     try:
         # A process that opens the file while the lease is held makes the kernel signal: with one that is ignored,
         # since the usual one would end this process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except AttributeError:
         return False
     except OSError as error:

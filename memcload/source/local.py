@@ -31,11 +31,12 @@ class LocalFile(InputFile):
             if error.errno == errno.ELOOP and os.path.islink(path):
                 raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed", path) from None
             raise
-        file = os.fdopen(descriptor, "rb", buffering=0)
+        file = _Descriptor(descriptor)
         self.stat = os.fstat(descriptor)
         if not stat.S_ISREG(self.stat.st_mode):
             file.close()
-            raise OSError(None, "it is not a regular file", path)
+            kind = "a directory" if stat.S_ISDIR(self.stat.st_mode) else "not a regular file"
+            raise OSError(None, f"it is {kind}", path)
         super().__init__(path, file, self.stat.st_size)
 
     @property
@@ -71,6 +72,38 @@ class LocalFile(InputFile):
             return os.path.samestat(os.fstat(descriptor), self.stat) and linux.is_open_for_writing(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _Descriptor:
+    """A file that is read by its descriptor alone: to make an io object takes longer than to read a small file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes."""
+        data = os.read(self._descriptor, size)
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int, /) -> int:
+        """Go to a position."""
+        self._position = os.lseek(self._descriptor, position, os.SEEK_SET)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from memcload.records import MAX_LINE_LENGTH
-from memcload.source.archive import decompress
+from memcload.source.archive import Bytes, decompress
 from memcload.source.damage import HEAD, Damage, foreign
 
 LONGEST_KEPT = MAX_LINE_LENGTH + 2  # with a `\r` at its end, taken for a line ending, still too long
@@ -33,7 +32,7 @@ class InputFile(ABC):
 
     arrives_whole = False
 
-    def __init__(self, path: str, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: str, file: Bytes, size: int) -> None:
         self.path = path
         self.size = size
         self.bytes_read = 0

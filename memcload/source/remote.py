@@ -15,7 +15,6 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, cast
 
 from memcload.cancel import Cancel
 from memcload.log import LOG
@@ -52,7 +51,7 @@ class RemoteFile(InputFile):
             )
         self.entry = entry
         self._store = store
-        file = cast(BinaryIO, ReadAhead(store, url, entry))  # has all of it that is used
+        file = ReadAhead(store, url, entry)
         super().__init__(url, file, entry.size)
 
     @property
