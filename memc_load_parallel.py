@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.cluster:
         from memcload.run_on_cluster import load_on_cluster as load
     if arguments is None:
-        gc.freeze()  # this process is the load's own: what is imported now stays, and need not be looked at again
+        gc.freeze()  # this process is the load's own: what is imported stays, and need not be looked at again,
+        gc.set_threshold(100_000)  # nor what becomes of thousands of files, again and again
     return run.main(options, load, MemcacheClient)
 
 

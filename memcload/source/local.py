@@ -31,8 +31,8 @@ class LocalFile(InputFile):
             if error.errno == errno.ELOOP and os.path.islink(path):
                 raise OSError(errno.ELOOP, "it is a symbolic link, and links are not followed", path) from None
             raise
-        file = _Descriptor(descriptor)
         self.stat = os.fstat(descriptor)
+        file = _Descriptor(descriptor, self.stat.st_size)
         if not stat.S_ISREG(self.stat.st_mode):
             file.close()
             kind = "a directory" if stat.S_ISDIR(self.stat.st_mode) else "not a regular file"
@@ -69,20 +69,26 @@ class LocalFile(InputFile):
         except OSError:
             return False
         try:
-            return os.path.samestat(os.fstat(descriptor), self.stat) and linux.is_open_for_writing(descriptor)
+            return linux.is_open_for_writing(descriptor)
         finally:
             os.close(descriptor)
 
 
 class _Descriptor:
-    """A file that is read by its descriptor alone: to make an io object takes longer than to read a small file."""
+    """A file that is read by its descriptor alone: to make an io object takes longer than to read a small file.
 
-    def __init__(self, descriptor: int) -> None:
+    It ends where it ended when it was opened: a file that has grown since has changed, and what was read does not count.
+    """
+
+    def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
+        self._size = size
         self._position = 0
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes."""
+        if self._position >= self._size > 0:
+            return b""
         data = os.read(self._descriptor, size)
         self._position += len(data)
         return data

@@ -21,7 +21,7 @@ class NoLibrary(Exception):
 
 def is_done(path: str) -> bool:
     """Return True if a file was renamed because it was done."""
-    return os.path.basename(path).startswith(".")
+    return path.rpartition(os.sep)[2].startswith(".")
 
 
 def check_pattern(pattern: str) -> None:
