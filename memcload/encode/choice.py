@@ -119,6 +119,8 @@ def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
     if code is not None:
         try:
             return _linked(code, router)
+        except OSError:  # no code may run here, and to compile it again would not help
+            raise
         except Exception as error:
             problem = f"the cached {name} does not work: {error}"
     if may_compile or problem:
@@ -128,8 +130,9 @@ def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:
 
 def _linked(code: bytes, router: Router) -> Kernel:
     """Make code run, and try it out. Raises RuntimeError where it does not do what it should."""
+    keep = None
     if HAS_IMAGES:
-        keep, (encode, look_up) = load_image(code, 2)
+        encode, look_up = load_image(code, 2)
     else:
         from memcload.encode.native import link
 
@@ -170,8 +173,8 @@ def _cache_name(routing: RoutingName | None) -> str:
 
 
 def _processor() -> str:
-    if HAS_IMAGES:
-        return image.processor()
+    if HAS_IMAGES and (processor := image.processor()):
+        return processor
     from memcload.encode import native
 
     return native.processor()

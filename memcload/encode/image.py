@@ -47,11 +47,14 @@ class _Section(NamedTuple):
 
 
 def processor() -> str:
-    """Return what code is made for: the kind of this machine's first processor, and what it can do."""
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        first = file.read(1 << 13).partition("\n\n")[0]
-    told = ("vendor_id", "cpu family", "model\t", "flags")
-    return "\n".join(line for line in first.splitlines() if line.startswith(told))
+    """Return what code is made for: the kind of this machine's first processor, and what it can do; "" if not known."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            first = file.read(1 << 13).partition("\n\n")[0]
+    except OSError:
+        return ""
+    lines = [line for line in first.splitlines() if line.startswith(("vendor_id", "cpu family", "model\t", "flags"))]
+    return "\n".join(lines) if len(lines) == 4 else ""
 
 
 def make_image(code: bytes, names: Sequence[str]) -> bytes:
@@ -92,18 +95,22 @@ def make_image(code: bytes, names: Sequence[str]) -> bytes:
     return bytes(image)
 
 
-def load_image(image: bytes, count: int) -> tuple[object, list[int]]:
-    """Make an image run; return what keeps it in memory, and the addresses of its functions.
+def load_image(image: bytes, count: int) -> list[int]:
+    """Make an image run for as long as the process lives; return the addresses of its functions.
 
     Raises RuntimeError where it has not `count` functions, OSError where the system does not let it run.
     """
     if _NUMBER.unpack_from(image)[0] != count:
         raise RuntimeError("a function is missing from the compiled code")
-    memory = mmap.mmap(-1, len(image), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.write(image)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(len(image)), mmap.PROT_READ | mmap.PROT_EXEC):
+    # Hardened systems let no memory run that could be written to. So it is written to a file in memory first.
+    with open(os.memfd_create("memcload"), "w+b", buffering=0) as file:
+        file.write(image)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        protection = mmap.PROT_READ | mmap.PROT_EXEC
+        start = libc.mmap(None, len(image), protection, mmap.MAP_PRIVATE, file.fileno(), 0)
+    if start == ctypes.c_void_p(-1).value:
         error = ctypes.get_errno()
         raise OSError(error, f"the system does not let compiled code run: {os.strerror(error).lower()}")
-    return memory, [start + _NUMBER.unpack_from(image, number * _NUMBER.size)[0] for number in range(1, count + 1)]
+    return [start + _NUMBER.unpack_from(image, number * _NUMBER.size)[0] for number in range(1, count + 1)]

@@ -77,7 +77,7 @@ class LocalFile(InputFile):
 class _Descriptor:
     """A file that is read by its descriptor alone: to make an io object takes longer than to read a small file.
 
-    It ends where it ended when it was opened: a file that has grown since has changed, and what was read does not count.
+    It ends where it ended when it was opened: a file that has grown since is one that has changed.
     """
 
     def __init__(self, descriptor: int, size: int) -> None:

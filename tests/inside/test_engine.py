@@ -203,6 +203,30 @@ def test_an_image_has_all_that_its_code_needs(code: str) -> None:
         image.make_image(built, ["f"])
 
 
+NO_MEMORY_THAT_WAS_WRITTEN_MAY_RUN = """
+import ctypes, sys
+if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
+    sys.exit("not supported")
+"""
+
+
+@pytest.mark.skipif(not image.HAS_IMAGES, reason="there are no images here")
+def test_an_image_runs_where_no_memory_may_run_that_was_written_to(cache: Path, compilations: list[None]) -> None:
+    chosen("compiled")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache.parent)}
+    process = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY_THAT_WAS_WRITTEN_MAY_RUN + RUN],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "not supported" in process.stderr:
+        pytest.skip("the kernel has no PR_SET_MDWE")
+    assert (process.returncode, process.stdout) == (0, "1 []\n")
+
+
 @pytest.mark.usefixtures("cache")
 def test_where_there_are_no_images_object_files_are_linked(
     monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
