@@ -103,10 +103,10 @@ GROUPS: dict[str, list[Option]] = {
         Option("--rejects", "save rejected lines here (default: beside the file)", "DIR", values.directory),
         Option("--max-rejects", "rejected lines to save per file", "N", values.integer(0, 10**9)),
         Option("--report", "write a JSON report; - for standard output", "FILE"),
-        Option("--metrics", "write metrics for node_exporter's textfile collector", "FILE"),
+        Option("--metrics", "write metrics for node_exporter's textfile collector", "FILE", values.file),
     ],
     "log and display": [
-        Option("--log", "append the log to a file (default: console)", "FILE", short_name="-l"),
+        Option("--log", "append the log to a file (default: console)", "FILE", values.file, short_name="-l"),
         Option(
             "--log-level",
             "debug, info, warning or error (default: info, with --dry debug)",

@@ -78,6 +78,21 @@ def find_files(
     return list(once.values())
 
 
+def local_pattern(pattern: str) -> str | None:
+    """Return the pattern of files of this machine; None if it is that of a store."""
+    pattern = re.sub(r"^(?:file|local)://", "", pattern)
+    return None if "://" in pattern else pattern
+
+
+def would_match(path: str, pattern: str) -> bool:
+    """Return True if a pattern matches a file of this machine, or would if there were one. `path` is a real path."""
+    directory, name_pattern = split_pattern(local_pattern(pattern) or "")
+    if is_done(path) or not fnmatch.fnmatchcase(os.path.basename(path), name_pattern):
+        return False
+    directories = _expand(os.path.join(directory or ".", ""), lambda: False)
+    return os.path.dirname(path) in map(os.path.realpath, directories)
+
+
 def split_pattern(pattern: str) -> tuple[str, str]:
     """Return the pattern of the directories and that of the names in them."""
     return (pattern, "*") if os.path.basename(pattern) == "**" else os.path.split(pattern)
