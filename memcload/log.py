@@ -47,7 +47,7 @@ class LogHandler(logging.Handler):
             self.write("".join(texts))
         except OSError as error:
             if not self.failures:
-                warn_console(f"can't write the log: {error}")
+                warn_console(f"can't write the log: {error.strerror or error}")
             self.failures += len(texts)
 
 

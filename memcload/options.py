@@ -146,6 +146,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells in one line what is wrong with a command line."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"ignored explicit argument .*", "it takes no value", message, flags=re.DOTALL)
         warn_console(f"{self.prog}: {printable(message)} (see --help)")
         self.exit(2)
 
