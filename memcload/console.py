@@ -69,7 +69,7 @@ def broken(lines: str, width: int) -> str:
 
 def is_size(text: str) -> bool:
     """Return True if a variable such as COLUMNS holds a size."""
-    return text.isascii() and text.isdigit() and int(text) > 0
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0
 
 
 def _width() -> int:
