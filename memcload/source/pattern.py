@@ -43,6 +43,8 @@ def check_pattern(pattern: str) -> None:
     except OSError as error:
         if isinstance(error, PermissionError):
             advice = f"so {pattern} can't be searched: let this user read it"
+        elif pattern.startswith("~"):
+            advice = "since a ~ in quotes is not expanded: write the path in full"
         else:
             advice = f"so nothing matches {pattern}: name the logs with --pattern 'DIR/*.tsv.gz'"
         raise PatternError(f"{error.filename}: {error.strerror}, {advice}") from None
