@@ -82,7 +82,12 @@ GROUPS: dict[str, list[Option]] = {
     "speed and limits": [
         Option("--workers", "threads that encode", "N", values.integer(1, 256)),
         Option("--queue-size", "blocks that wait for a worker", "N", values.integer(1, 10_000)),
-        Option("--block-size", "bytes of text in a block, for each dozen of servers", "N", values.integer(1, _GIB)),
+        Option(
+            "--block-size",
+            "bytes of text in a block; from 24 servers on, for each dozen of them",
+            "N",
+            values.integer(1, _GIB),
+        ),
         Option("--engine", "what encodes: auto, compiled or python", "ENGINE", values.choice(*_ENGINES)),
         Option(
             "--cluster",
