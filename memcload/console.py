@@ -41,10 +41,44 @@ def write_stream(stream: TextIO | None, text: str) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error
 
 
+def write_lines(lines: str) -> None:
+    """Write lines to standard error; a terminal gets them broken between words. Raises OSError."""
+    write_console(broken(lines, _width()) if console_is_terminal() else lines)
+
+
 def warn_console(text: str) -> None:
     """Write a line to standard error if that can be done."""
     with contextlib.suppress(OSError):
-        write_console(text + "\n")
+        write_lines(text + "\n")
+
+
+def broken(lines: str, width: int) -> str:
+    """Break lines between words where they are too long; a word that is longer itself is left to the terminal."""
+    rows = []
+    for line in lines.split("\n"):
+        row, *words = line.split(" ")
+        for word in words:
+            if len(row) + 1 + len(word) > width:
+                rows.append(row)
+                row = word
+            else:
+                row += f" {word}"
+        rows.append(row)
+    return "\n".join(rows)
+
+
+def is_size(text: str) -> bool:
+    """Return True if a variable such as COLUMNS holds a size."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0
+
+
+def _width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if is_size(columns):
+        return int(columns)
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or sys.maxsize
+    return sys.maxsize
 
 
 def console_is_terminal() -> bool:

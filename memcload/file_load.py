@@ -122,6 +122,8 @@ class FileLoad:
                 f"{counts.partial} partial, {counts.blank} blank lines",
             )
         )
+        if verdict.status == "damaged" and not counts.records:
+            return messages  # nothing could be loaded, successfully or not
         if verdict.is_loaded and counts.error_rate > max_error_rate:
             messages.append((logging.ERROR, f"High error rate ({counts.error_rate} > {max_error_rate}). Failed load"))
         elif verdict.is_loaded:

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from memcload.console import reserve_standard_descriptors, warn_console, write_all, write_console
+from memcload.console import reserve_standard_descriptors, warn_console, write_all, write_lines
 
 LOG = logging.getLogger("memcload")
 
@@ -47,7 +47,7 @@ class LogHandler(logging.Handler):
             self.write("".join(texts))
         except OSError as error:
             if not self.failures:
-                warn_console(f"can't write the log: {error}")
+                warn_console(f"can't write the log: {error.strerror or error}")
             self.failures += len(texts)
 
 
@@ -105,7 +105,7 @@ class _FileLogHandler(LogHandler):
 def start_logging(path: str | None, level: str) -> None:
     """Log to the console (standard error), or append to a file. Raises OSError if it can't be opened."""
     reserve_standard_descriptors()
-    handler = LogHandler(write_console) if path is None else _FileLogHandler(path)
+    handler = LogHandler(write_lines) if path is None else _FileLogHandler(path)
     for old in LOG.handlers[:]:
         LOG.removeHandler(old)
         old.close()
@@ -146,7 +146,7 @@ def console_lines_through(write: Write) -> Iterator[None]:
         yield
     finally:
         for handler in handlers:
-            handler.write = write_console
+            handler.write = write_lines
 
 
 def printable(text: str) -> str:

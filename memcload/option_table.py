@@ -82,7 +82,12 @@ GROUPS: dict[str, list[Option]] = {
     "speed and limits": [
         Option("--workers", "threads that encode", "N", values.integer(1, 256)),
         Option("--queue-size", "blocks that wait for a worker", "N", values.integer(1, 10_000)),
-        Option("--block-size", "bytes of text in a block, for each dozen of servers", "N", values.integer(1, _GIB)),
+        Option(
+            "--block-size",
+            "bytes of text in a block; from 24 servers on, for each dozen of them",
+            "N",
+            values.integer(1, _GIB),
+        ),
         Option("--engine", "what encodes: auto, compiled or python", "ENGINE", values.choice(*_ENGINES)),
         Option(
             "--cluster",
@@ -103,10 +108,10 @@ GROUPS: dict[str, list[Option]] = {
         Option("--rejects", "save rejected lines here (default: beside the file)", "DIR", values.directory),
         Option("--max-rejects", "rejected lines to save per file", "N", values.integer(0, 10**9)),
         Option("--report", "write a JSON report; - for standard output", "FILE"),
-        Option("--metrics", "write metrics for node_exporter's textfile collector", "FILE"),
+        Option("--metrics", "write metrics for node_exporter's textfile collector", "FILE", values.file),
     ],
     "log and display": [
-        Option("--log", "append the log to a file (default: console)", "FILE", short_name="-l"),
+        Option("--log", "append the log to a file (default: console)", "FILE", values.file, short_name="-l"),
         Option(
             "--log-level",
             "debug, info, warning or error (default: info, with --dry debug)",

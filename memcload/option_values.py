@@ -22,6 +22,13 @@ def text(value: str) -> str:
     return value
 
 
+def file(value: str) -> str:
+    """Read the path of a file that is written; many programs take a dash for a stream."""
+    if value == "-":
+        raise ArgumentTypeError("'-' is not a file; use /dev/stdout for standard output")
+    return text(value)
+
+
 def pattern(value: str) -> str:
     """Read a pattern; one that names a store must not tell a secret, which the log would show."""
     if re.match(r"[a-z][a-z0-9+.-]*://[^/@]*:(?!\d{1,5}/)[^@]*@", value, re.IGNORECASE):

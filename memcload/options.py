@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
 from memcload import __version__
-from memcload.console import console_is_terminal, write_stream
+from memcload.console import console_is_terminal, warn_console, write_stream
 from memcload.log import printable
 from memcload.memcached.routing_rules import RoutingName
 from memcload.option_table import ENVIRONMENT_PREFIX, GROUPS, Option
@@ -146,7 +146,9 @@ class _Parser(argparse.ArgumentParser):
     """Tells in one line what is wrong with a command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printable(message)} (see --help)\n")
+        message = re.sub(r"ignored explicit argument .*", "it takes no value", message, flags=re.DOTALL)
+        warn_console(f"{self.prog}: {printable(message)} (see --help)")
+        self.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         stream: TextIO | None = sys.stderr if file is None else file
@@ -260,6 +262,11 @@ def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[
             for address in values.get(device_type, ()):
                 if address.startswith("unix:"):
                     parser.error(f"--{device_type} {address}: --tls does not work over a Unix socket")
+    _refuse_outputs(parser, values, values.get("pattern", Options.pattern))
+
+
+def _refuse_outputs(parser: _Parser, values: Mapping[str, Any], pattern: str) -> None:
+    """Refuse a log, report or metrics in the place of one another or of a file that is loaded."""
     outputs: dict[str, str] = {}
     for name in ("log", "report", "metrics"):
         if values.get(name, "-") == "-":
@@ -273,3 +280,8 @@ def _refuse_nonsense(parser: _Parser, values: Mapping[str, Any], given: Mapping[
         if path in outputs:
             parser.error(f"--{outputs[path]} and --{name} are the same file")
         outputs[path] = name
+    for path, name in outputs.items():
+        from memcload.source.pattern import would_match  # imported here: most runs write none of them
+
+        if would_match(path, pattern):
+            parser.error(f"--{name} {values[name]}: --pattern {pattern} would load it too; put it elsewhere")

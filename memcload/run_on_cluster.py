@@ -62,7 +62,7 @@ def _run(
         from memcload.cluster.running import running  # Dask is optional, and takes a moment to import
     except ImportError as error:
         raise UsageError(
-            f"--cluster needs Dask and NumPy ({error}): pip install -r requirements-cluster.txt"
+            f"--cluster needs Dask and NumPy ({error}): pip install '.[cluster]' in the checkout"
         ) from error
     assert options.cluster
     try:

@@ -10,7 +10,7 @@ from typing import TextIO, cast
 from rich.console import Console
 from rich.text import Text
 
-from memcload.console import console_is_terminal, write_console
+from memcload.console import console_is_terminal, is_size, write_console
 
 
 class _ConsoleFile(io.TextIOBase):
@@ -39,7 +39,7 @@ class Terminal:
     def __init__(self) -> None:
         self._file = _ConsoleFile()
         environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        environ.update({name: os.environ[name] for name in ("COLUMNS", "LINES") if _is_size(os.environ.get(name, ""))})
+        environ.update({name: os.environ[name] for name in ("COLUMNS", "LINES") if is_size(os.environ.get(name, ""))})
         self.console = Console(
             file=cast(TextIO, self._file),
             markup=False,
@@ -60,7 +60,3 @@ class Terminal:
         self.console.print(Text(lines.removesuffix("\n"), overflow="fold"))
         if self._file.error is not None:
             raise self._file.error
-
-
-def _is_size(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) > 0

@@ -43,6 +43,8 @@ def check_pattern(pattern: str) -> None:
     except OSError as error:
         if isinstance(error, PermissionError):
             advice = f"so {pattern} can't be searched: let this user read it"
+        elif pattern.startswith("~"):
+            advice = "since a ~ in quotes is not expanded: write the path in full"
         else:
             advice = f"so nothing matches {pattern}: name the logs with --pattern 'DIR/*.tsv.gz'"
         raise PatternError(f"{error.filename}: {error.strerror}, {advice}") from None
@@ -76,6 +78,21 @@ def find_files(
     for path in paths:
         once.setdefault((real[os.path.dirname(path)], os.path.basename(path)), path)
     return list(once.values())
+
+
+def local_pattern(pattern: str) -> str | None:
+    """Return the pattern of files of this machine; None if it is that of a store."""
+    pattern = re.sub(r"^(?:file|local)://", "", pattern)
+    return None if "://" in pattern else pattern
+
+
+def would_match(path: str, pattern: str) -> bool:
+    """Return True if a pattern matches a file of this machine, or would if there were one. `path` is a real path."""
+    directory, name_pattern = split_pattern(local_pattern(pattern) or "")
+    if is_done(path) or not fnmatch.fnmatchcase(os.path.basename(path), name_pattern):
+        return False
+    directories = _expand(os.path.join(directory or ".", ""), lambda: False)
+    return os.path.dirname(path) in map(os.path.realpath, directories)
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from memcload.cancel import Cancel
 from memcload.source.local import LocalSource
+from memcload.source.pattern import local_pattern
 from memcload.source.source import Source
 
 
@@ -22,10 +21,10 @@ def source_of(
         with_named: find those done files that the pattern itself names
         min_age: leave files that are younger, in seconds
     """
-    pattern = re.sub(r"^(?:file|local)://", "", pattern)
-    if "://" not in pattern:
+    local = local_pattern(pattern)
+    if local is not None:
         return LocalSource(
-            pattern, with_done=with_done, with_named=with_named, min_age=min_age, stops=lambda: cancel.is_set
+            local, with_done=with_done, with_named=with_named, min_age=min_age, stops=lambda: cancel.is_set
         )
     from memcload.source.remote import RemoteSource  # here: only who loads from a store needs it
 

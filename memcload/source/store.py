@@ -251,7 +251,12 @@ def _file_system_class(url: str) -> Any:
 
         return fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        advice = "pip install -r requirements-s3.txt" if url.startswith(_S3) else f"{error}"
+        if url.startswith(_S3):
+            advice = "pip install '.[s3]' in the checkout"
+        elif error.name == "fsspec":
+            advice = f"install fsspec and its library for {scheme}:// (gcsfs for gs://, adlfs for abfs://)"
+        else:
+            advice = f"{error}"
         raise NoLibrary(f"{url}: a library that {scheme}:// needs is not installed: {advice}") from None
     except ValueError:
         raise NoLibrary(f"{url}: {scheme}:// is no kind of store that fsspec knows; check the pattern") from None

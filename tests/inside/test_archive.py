@@ -8,7 +8,6 @@ import gzip
 import io
 import lzma
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 
@@ -18,11 +17,7 @@ from memcload.source import decoders
 from memcload.source.archive import decompress
 from memcload.source.damage import Damage
 from tests.inside.test_archive_tools import read, tool
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from tests.outside.zstandard import zstd
 
 MIB = 1 << 20
 TEXT = b"".join(b"idfa\t%d\t67.78\t-22.80\t7942,%d\n" % (number * 7919, number) for number in range(3000))

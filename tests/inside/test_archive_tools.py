@@ -9,7 +9,6 @@ import random
 import shutil
 import struct
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 
@@ -19,11 +18,7 @@ from hypothesis import strategies as st
 
 from memcload.source.archive import decompress
 from memcload.source.damage import Damage
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from tests.outside.zstandard import zstd
 
 TOOLS = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}
 MIB = 1 << 20

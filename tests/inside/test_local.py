@@ -189,6 +189,12 @@ def test_a_fixed_part_that_does_not_exist_is_an_error(pattern: str) -> None:
         LocalSource(pattern).find()
 
 
+@pytest.mark.parametrize("pattern", ["~/*.gz", "~/a.gz", "~user/x/*.gz"])
+def test_a_home_that_no_shell_has_expanded_is_an_error_that_says_so(pattern: str) -> None:
+    with pytest.raises(PatternError, match=r"^~.*No such file.* not expanded: write the path in full"):
+        LocalSource(pattern).find()
+
+
 @pytest.mark.parametrize("pattern", ["x", "x/", "./x", "x/y/"])
 def test_a_directory_is_an_error_that_says_what_to_do(pattern: str) -> None:
     touch("x/y/a.gz")

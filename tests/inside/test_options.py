@@ -218,6 +218,12 @@ def test_an_empty_value_is_refused(name: str, capsys: pytest.CaptureFixture[str]
     assert f"{name}: the value is empty" in usage_error([f"{name}="], capsys)
 
 
+@pytest.mark.parametrize("argument", ["--dry=1", "--no-progress=", "--check=a\nb", "-t=1"])
+def test_a_flag_with_a_value_is_told_that_it_takes_none(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = argument.partition("=")[0]
+    assert re.search(rf"argument ({name}|{name}/--test): it takes no value \(", usage_error([argument], capsys))
+
+
 @pytest.mark.parametrize("argument", ["--nonsense", "-x", "--work=3", "--dr", "--none\nsense", "--"])
 def test_an_unknown_option_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert argument[:6] in usage_error([argument, "a.gz"], capsys)

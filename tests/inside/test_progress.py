@@ -157,7 +157,7 @@ def test_without_colors_there_are_none() -> None:
 
 
 def test_a_dumb_terminal_gets_the_log_alone() -> None:
-    shown = show(TERM="dumb")
+    shown = show(200, TERM="dumb")
     assert "\x1b" not in shown.raw
     assert all(row.startswith("[") for row in shown.rows)
 

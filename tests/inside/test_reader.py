@@ -9,7 +9,6 @@ import lzma
 import os
 import random
 import struct
-import sys
 import time
 import tracemalloc
 import zlib
@@ -24,11 +23,7 @@ from hypothesis import strategies as st
 from memcload.records import MAX_LINE_LENGTH, InvalidLine, is_blank, parse_appsinstalled, strip_line_ending
 from memcload.source.local import LocalFile
 from memcload.source.reader import cut_line
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from tests.outside.zstandard import zstd
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MIB = 1 << 20

@@ -86,6 +86,8 @@ def _keys(connection: socket.socket, file: BinaryIO) -> list[bytes]:
     keys = []
     connection.sendall(b"lru_crawler metadump hash\r\n")
     while (answer := file.readline()) != b"END\r\n":  # key=idfa%3A1 exp=-1 la=1506686400 cas=1 …
+        if answer == b"OK\r\n":  # memcached 1.6.45 says so before the first
+            continue
         if answer.startswith(b"BUSY"):  # now and then memcached does the same for itself
             time.sleep(0.01)
             connection.sendall(b"lru_crawler metadump hash\r\n")

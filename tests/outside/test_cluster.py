@@ -221,7 +221,7 @@ def test_dask_that_is_not_installed(tmp_path: Path, inbox: Inbox, servers: Serve
     options = (*addresses(servers), "--cluster", "local:2")
     finished = run(ON_CLUSTER, inbox.pattern, *options, environ=environ)
     assert finished.exit_code == 2
-    assert finished.says("pip install -r requirements-cluster.txt", "E")
+    assert finished.says("pip install '.[cluster]' in the checkout", "E")
     assert inbox.renamed() == []
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from tests.outside.loading import Loader, all_loaders, both_loaders, load
 from tests.outside.logs import line, make_old, names, numbered, write_gz
 from tests.outside.memcached import Servers, closed_port, contents
 from tests.outside.spec import expected
+from tests.outside.zstandard import zstd
 
 
 def zstd_with_checksum(log: bytes) -> bytes:

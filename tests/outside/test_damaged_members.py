@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from tests.outside.loading import Loader, all_loaders, load
 from tests.outside.logs import make_old, names, numbered
 from tests.outside.memcached import Servers, contents
 from tests.outside.spec import expected
+from tests.outside.zstandard import zstd
 
 Compress = Callable[[bytes], bytes]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from backports import zstd
 
 from tests.outside.loading import REFERENCE, Loader, all_loaders, both_loaders, load, run
 from tests.outside.logs import huge_line, line, names, numbered, write_gz
 from tests.outside.memcached import Servers, contents, values
 from tests.outside.spec import TYPES, Item, expected
+from tests.outside.zstandard import zstd
 from tools.make_logs import write_logs
 from tools.servers import MemcachedServer
 

@@ -199,14 +199,23 @@ def test_a_password_in_a_pattern_is_refused_and_not_shown(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"),
+    ("pattern", "missing", "says"),
     [
-        ("s3://bucket/*.gz", "a library that s3:// needs is not installed: pip install -r requirements-s3.txt"),
-        ("nonsense://in/*.gz", "nonsense:// is no kind of store that fsspec knows; check the pattern"),
+        ("s3://b/*.gz", "s3fs", "a library that s3:// needs is not installed: pip install '.[s3]' in the checkout"),
+        ("s3://b/*.gz", "fsspec", "a library that s3:// needs is not installed: pip install '.[s3]' in the checkout"),
+        (
+            "gs://b/*.gz",
+            "fsspec",
+            "a library that gs:// needs is not installed: install fsspec and its library for gs:// "
+            "(gcsfs for gs://, adlfs for abfs://)",
+        ),
+        ("nonsense://in/*.gz", "s3fs", "nonsense:// is no kind of store that fsspec knows; check the pattern"),
     ],
 )
-def test_a_store_that_nothing_installed_reaches_is_wrong_usage(tmp_path: Path, pattern: str, says: str) -> None:
-    (tmp_path / "s3fs.py").write_text("raise ImportError('no s3fs')")
+def test_a_store_that_nothing_installed_reaches_is_wrong_usage(
+    tmp_path: Path, pattern: str, missing: str, says: str
+) -> None:
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('no {missing}', name='{missing}')")
     finished = run(PARALLEL, pattern, environ={**own_environ(), "PYTHONPATH": str(tmp_path)})
     assert finished.exit_code == 2
     assert finished.messages("WE") == [f"{pattern}: {says}"]

@@ -142,6 +142,7 @@ def test_what_is_no_log_is_damaged_and_named(tmp_path: Path, servers: Servers, l
         assert kind in finished.file(name)["detail"]
         assert "gzip, bz2, xz" in finished.file(name)["detail"]  # what can be read
         assert finished.file(name)["records"] == 0
+    assert len([message for message in finished.messages() if "Successful load" in message]) == 1  # of z
     assert contents(servers) == expected(later).items
 
 

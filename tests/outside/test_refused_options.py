@@ -50,6 +50,8 @@ def test_what_kubernetes_sets_for_a_service_of_that_name_is_let_pass(
         (["--tls", "--gaid", "unix:/socket"], ["--tls", "unix:/socket"]),
         (["--routing", "random"], ["--routing", "rendezvous"]),
         (["--tls-ca", "/dev/null"], ["--tls-ca", "--tls"]),
+        (["--log", "-"], ["--log", "/dev/stdout"]),
+        (["--metrics", "-"], ["--metrics", "/dev/stdout"]),
     ],
     ids=lambda words: " ".join(words),
 )
@@ -69,3 +71,27 @@ def test_younger_files_are_left_for_the_next_run(tmp_path: Path, servers: Server
     assert run(loader, tmp_path / "*", *addresses(servers), "--min-age", "600").exit_code == 0
     assert names(tmp_path) == [".b.gz", "a.gz"]
     assert contents(servers) == expected(numbered(10, prefix="b.gz")).items
+
+
+@pytest.mark.parametrize("option", ["--log", "--report", "--metrics"])
+@pytest.mark.parametrize("pattern", ["{}/in/*", "{}/**/*", "{}/./i?/[!.]*", "file://{}/in/a*"])
+def test_what_a_run_writes_is_not_what_it_loads(tmp_path: Path, option: str, pattern: str) -> None:
+    """It would be loaded, and renamed, as if it were a log: now or by the next run."""
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    write_gz(inbox / "a.gz", numbered(10))
+    data = (inbox / "a.gz").read_bytes()
+    pattern = pattern.format(tmp_path)
+    for name in ("a.gz", "a.json"):
+        finished = run(DEFAULT, pattern, option, f"{tmp_path}/in/../in/{name}")
+        assert (finished.exit_code, len(finished.log)) == (2, 1)
+        assert [words for words in (option, f"--pattern {pattern}") if words not in finished.log[0]] == []
+    assert [(path.name, path.read_bytes()) for path in inbox.iterdir()] == [("a.gz", data)]
+
+
+@both_commands
+def test_what_a_run_writes_may_lie_beside_what_it_loads(tmp_path: Path, servers: Servers, loader: Loader) -> None:
+    write_gz(tmp_path / "a.gz", numbered(10))
+    outputs = [f"--{name}={tmp_path}/{name}" for name in ("log", "report", "metrics")]
+    assert run(loader, tmp_path / "*.gz", *addresses(servers), *outputs).exit_code == 0
+    assert names(tmp_path) == [".a.gz", "log", "metrics", "report"]

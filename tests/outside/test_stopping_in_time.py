@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from tests.outside.loading import DEFAULT, PARALLEL, REFERENCE, Loader, Running, with_report
 from tests.outside.logs import line, names, numbered, write_gz, write_repeated
 from tests.outside.memcached import Servers, addresses, closed_port
+from tests.outside.zstandard import zstd
 
 TIMEOUT = 1.0
 BOUND = TIMEOUT + 2 + 3  # and three more for a busy machine

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from tests.outside.loading import DEFAULT, REFERENCE, Finished, Loader, Running, own_environ, run
 from tests.outside.logs import Inbox, line, make_inbox, make_old, names, numbered, write_gz
 from tests.outside.memcached import Servers, addresses, contents, everywhere, silent_server
 from tests.outside.spec import expected
+from tests.outside.zstandard import zstd
 
 both_commands = pytest.mark.parametrize("loader", [REFERENCE, DEFAULT], ids=["reference", "default"])
 

@@ -21,6 +21,7 @@ from tests.outside.loading import (
     Loader,
     both_loaders,
     load,
+    own_environ,
     run,
 )
 from tests.outside.logs import line, names, numbered, write_gz
@@ -107,6 +108,19 @@ def test_a_server_is_shown_retrying_down_and_ok_again(inbox: Path, servers: Serv
         shown.wait_for(lambda screen: "idfa ok" in screen.splitlines()[-1])
         assert "idfa" in shown.screen.text
         assert "answers again" in shown.screen.text
+
+
+@pytest.mark.parametrize("environ", [{}, {"TERM": "dumb"}, {"COLUMNS": "0"}], ids=str)
+@pytest.mark.parametrize("options", ["--settle 5", "a.gz b.gz", "--log /there/is/no/such/directory/on/this/machine"])
+def test_no_word_is_cut_where_a_line_ends(tmp_path: Path, options: str, environ: dict[str, str]) -> None:
+    command = ["--pattern", f"{tmp_path}/*.gz", *options.split()]
+    said = [text for text in run(DEFAULT, None, *command, environ=own_environ()).log if "Summary" not in text]
+    with Session(DEFAULT, *command, width=80, environ=environ) as shown:
+        shown.finish()
+    assert max(map(len, said)) > 80  # they have to be broken
+    shown_words = set(shown.screen.text.split())
+    missing = [word for text in said for word in text.split() if word not in shown_words]
+    assert [word for word in missing if not re.search(r"[0-9][]:.][0-9]|[0-9]\]", word)] == []  # times may differ
 
 
 @both_loaders

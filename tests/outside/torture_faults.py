@@ -28,8 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backports import zstd
-
 from tests.outside.faults import (
     AnswersAndCloses,
     ClosesOnUnknown,
@@ -50,6 +48,7 @@ from tests.outside.logs import Inbox, line, log_of_few_devices, make_old, number
 from tests.outside.memcached import contents
 from tests.outside.proxy import Fault, FaultyProxy, NewFault
 from tests.outside.spec import TYPES, Expected, Item, expected
+from tests.outside.zstandard import zstd
 from tools.servers import MemcachedServer
 
 CERTAIN = 0.1  # seconds in which a file that was confirmed before a server's end has been renamed

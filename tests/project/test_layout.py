@@ -15,7 +15,16 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 OUTSIDE = [*(TESTS / "outside").glob("*.py"), TESTS / "conftest.py", TESTS / "torture.py"]
-ALLOWED = {"s3fs", "appsinstalled_pb2", "backports", "hypothesis", "prometheus_client", "pymemcache", "pytest"}
+ALLOWED = {
+    "s3fs",
+    "appsinstalled_pb2",
+    "backports",
+    "compression",
+    "hypothesis",
+    "prometheus_client",
+    "pymemcache",
+    "pytest",
+}
 ALLOWED_TOOLS = {"tools.make_logs", "tools.servers"}
 
 

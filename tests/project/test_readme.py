@@ -44,6 +44,11 @@ def block_with(text: str) -> str:
     return found[0]
 
 
+def line_shown() -> str:
+    """Return the line of the README that a value is made of."""
+    return block_with("1241,3637")
+
+
 def load(pattern: Path, servers: Mapping[str, MemcachedServer], **environment: str) -> str:
     """Load files as a user does, and return what is written to the console."""
     addresses = [word for name, server in servers.items() for word in (f"--{name}", server.address)]
@@ -89,18 +94,26 @@ def test_what_is_named_is_there(text: Path) -> None:
 
 
 def test_the_line_has_the_key_and_the_value_that_are_shown() -> None:
-    record = parse_appsinstalled(block_with("7942,8519").removesuffix("\n").encode())
+    record = parse_appsinstalled(line_shown().removesuffix("\n").encode())
     assert f"The key is `{record.key.decode()}`" in README
-    assert serialize(record) == bytes.fromhex(block_with("08 86 3e"))
+    assert serialize(record) == bytes.fromhex(block_with("08 d9 09"))
+
+
+def test_the_line_is_in_the_samples_and_no_later_one_has_its_key() -> None:
+    lines = b"".join(gzip.decompress(path.read_bytes()) for path in sorted(PROJECT.glob("data/sample/*.gz")))
+    key = "\t".join(line_shown().split("\t")[:2])
+    assert [line for line in lines.decode("ascii", "replace").splitlines(keepends=True) if line.startswith(key)] == [
+        line_shown()
+    ]
 
 
 def test_the_value_is_read_back_as_shown(servers: dict[str, MemcachedServer], tmp_path: Path) -> None:
     log = tmp_path / "log.tsv.gz"
-    log.write_bytes(gzip.compress(block_with("7942,8519").encode()))
+    log.write_bytes(gzip.compress(line_shown().encode()))
     load(log, servers)
     program = block_with("import Client").replace("127.0.0.1:33013", servers["idfa"].address)
     read = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert read.stdout.strip() == block_with("apps: 7942").strip()
+    assert read.stdout.strip() == block_with("apps: 1241").strip()
 
 
 def test_the_load_of_the_samples_ends_as_shown(servers: dict[str, MemcachedServer], tmp_path: Path) -> None:
