@@ -101,7 +101,7 @@ def _cause(error: Exception) -> str:
 
 def _require_numba() -> None:
     if find_spec("numba") is None or find_spec("llvmlite") is None:
-        raise ImportError("Numba is not installed: pip install -r requirements.txt")
+        raise ImportError("Numba is not installed: pip install numba")
 
 
 def _load_kernel(router: Router, *, may_compile: bool) -> Kernel | None:

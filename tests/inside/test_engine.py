@@ -105,7 +105,7 @@ def test_without_numba_auto_says_so_once_and_compiled_is_an_error(
     monkeypatch.setitem(sys.modules, module, None)
     assert (chosen("auto"), chosen("python")) == ("PythonEncoder",) * 2
     assert log.messages == [
-        "The compiled engine can't be used (Numba is not installed: pip install -r requirements.txt): "
+        "The compiled engine can't be used (Numba is not installed: pip install numba): "
         "using --engine python, which is many times slower"
     ]
     with pytest.raises(EngineError, match=r"^the compiled engine can't be used: Numba is not installed"):
