@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import logging
-import os
-import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -19,13 +19,14 @@ from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.cluster.failure import ClusterError
 from memcload.cluster.leases import lasting
+from memcload.cluster.local import local_workers
 from memcload.cluster.scheduler import RunPlugin, plugin_name
 from memcload.log import LOG, printable
 
 _Client: Any = distributed.Client  # Dask has no types, or is not there to be looked at
-_LocalCluster: Any = distributed.LocalCluster
 _CONNECT_TIMEOUT = 5.0  # seconds
-_ASK_TIMEOUT = 5.0  # seconds for an answer of the scheduler
+_ASK_TIMEOUT = 5.0  # seconds for an answer of a worker
+_PATIENCE = 30.0  # seconds for an answer of the scheduler
 _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
 _LOOK_EVERY = 0.5  # seconds, at which workers there are
@@ -33,7 +34,6 @@ _LOOK_EVERY = 0.5  # seconds, at which workers there are
 _MARGIN = 0.5  # seconds
 _ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
-_THREADS = 2  # of a local worker: one that encodes while another stores
 
 
 class Cluster:
@@ -42,13 +42,15 @@ class Cluster:
     finished: futures that have ended, as they do
     """
 
-    def __init__(self, client: Any, address: str, run: str) -> None:
+    def __init__(self, client: Any, address: str, run: str, cancel: Cancel) -> None:
         self.client = client
         self.finished: SimpleQueue[Any] = SimpleQueue()
         self._address = address
         self._run = run
+        self._cancel = cancel
         self._operation = plugin_name(run)
         self._is_over = threading.Event()
+        self._was_ended = False  # by the scheduler
         self._last_workers = time.monotonic()
         self._look_at = 0.0
         self._workers: list[str] = []
@@ -96,14 +98,17 @@ class Cluster:
         """Return the addresses of the workers that take tasks, sorted, as they were a moment ago.
 
         Raises:
-            ClusterError: the scheduler is gone, or there has been no such worker for long
+            ClusterError: the scheduler is gone or has ended the run, or there has been no such worker for long
         """
+        if self._was_ended:
+            raise self._ended()
         now = time.monotonic()
         if now >= self._look_at:
-            self._look_at = now + _LOOK_EVERY
             if self.client.status != "running":
-                raise ClusterError(f"the scheduler of {self._address} does not answer any more")
-            found = self.client.scheduler_info(n_workers=-1)["workers"]
+                raise self._lost()
+            found = self._asked(lambda: self.client.scheduler.identity(n_workers=-1), self._cancel)["workers"]
+            now = time.monotonic()
+            self._look_at = now + _LOOK_EVERY
             self._workers = sorted(address for address, worker in found.items() if worker["status"] == "running")
             if self._workers:
                 self._last_workers = now
@@ -143,21 +148,57 @@ class Cluster:
 
     def ask(self, action: str, window: str = "") -> Any:
         """Ask the plugin. Raises ClusterError."""
+        return self._ask(action, self._cancel, window=window)
+
+    def _ask(self, action: str, cancel: Cancel, patience: float = _PATIENCE, **what: Any) -> Any:
         operation = getattr(self.client.scheduler, self._operation)
-        try:
-            answer = self.client.sync(operation, action=action, window=window, callback_timeout=_ASK_TIMEOUT)
-        except Exception as error:
-            raise ClusterError(f"the scheduler of {self._address} does not answer: {error}") from error
+        answer = self._asked(lambda: operation(action=action, **what), cancel, patience)
         if answer is None:
-            raise ClusterError(
-                f"the scheduler of {self._address} took this run for dead and has ended it: run it again"
-            )
+            self._was_ended = True
+            raise self._ended()
         return answer
 
+    def _asked(self, start: Callable[[], Awaitable[Any]], cancel: Cancel, patience: float = _PATIENCE) -> Any:
+        """Return what the scheduler answers. Raises ClusterError."""
+        try:
+            return self._answer(start, cancel, patience)
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise self._lost() from error
+
+    def _answer(self, start: Callable[[], Awaitable[Any]], cancel: Cancel, patience: float = _PATIENCE) -> Any:
+        """Return what Dask gives; it is not waited for longer than that may take, whatever has died or is frozen.
+
+        Raises:
+            ClusterError: it takes too long, or the run was stopped
+            Exception: whatever Dask raises
+        """
+
+        async def wait() -> Any:
+            return await start()
+
+        waiting = asyncio.run_coroutine_threadsafe(wait(), self.client.loop.asyncio_loop)
+        deadline = time.monotonic() + patience
+        while not concurrent.futures.wait([waiting], _ASK_EVERY).done:
+            if cancel.is_set or time.monotonic() > deadline:
+                waiting.cancel()
+                if cancel.is_set:
+                    raise ClusterError("the run was stopped before the cluster answered")
+                raise ClusterError(f"the scheduler of {self._address} has not answered for {patience:.0f} s")
+        return waiting.result()
+
+    def _lost(self) -> ClusterError:
+        text = "it has ended, or the network between is broken"
+        return ClusterError(f"the connection to the scheduler of {self._address} is lost: {text}")
+
+    def _ended(self) -> ClusterError:
+        return ClusterError(f"the scheduler of {self._address} took this run for dead and has ended it: run it again")
+
     def _give_signs(self) -> None:
-        while not self._is_over.wait(_SIGN_EVERY):
+        while not self._is_over.wait(_SIGN_EVERY) and not self._was_ended:
             with contextlib.suppress(ClusterError):
-                self.ask("sign")
+                self._ask("sign", Cancel())
 
     def end(self, timeout: float) -> None:
         """End the run: permits first, then what the workers keep.
@@ -172,20 +213,23 @@ class Cluster:
         self._is_over.set()
         if self._address.startswith("local:"):
             return  # its workers are killed, and with them what they were about to write
+        now = time.monotonic()
         try:
-            deadline = time.monotonic() + timeout + _MARGIN
-            while not self.ask("end") and time.monotonic() < deadline:
+            while not self._ask("end", Cancel(), lasting(timeout)) and time.monotonic() < now + timeout + _MARGIN:
                 time.sleep(0.02)
         except ClusterError:  # nobody renews a permit, and nobody knows which are out
-            time.sleep(lasting(timeout))
+            time.sleep(max(0.0, now + lasting(timeout) - time.monotonic()))
             return
         patiently({"end": lambda: self.client.run(end_run, self._run, on_error="ignore")}, Cancel(), _MARGIN)
 
     # -- tasks
 
     def begin(self, function: Callable[..., Any], *arguments: Any, key: str, **options: Any) -> Any:
-        """Begin a task; return its future."""
-        return self.client.submit(function, *arguments, key=f"{self._run}-{key}", pure=False, **options)
+        """Begin a task; return its future. Raises ClusterError."""
+        try:
+            return self.client.submit(function, *arguments, key=f"{self._run}-{key}", pure=False, **options)
+        except Exception as error:  # the connection has ended since the last look
+            raise self._lost() from error
 
     def submit(self, function: Callable[..., Any], *arguments: Any, key: str, **options: Any) -> Any:
         """Begin a task; its future comes to `finished`."""
@@ -196,10 +240,13 @@ class Cluster:
     def result(self, future: Any) -> Any:
         """Return what a task has returned. Raises ClusterError."""
         try:
-            return future.result(timeout=60)
+            return self._answer(lambda: self.client.gather([future], asynchronous=True), self._cancel)[0]
+        except ClusterError:
+            raise
         except Exception as error:
             self._look_at = 0.0
             self.workers()
+            self.ask("sign")  # or the scheduler may have ended the run, and with it the task
             text = printable(str(error)) or type(error).__name__
             raise ClusterError(f"a task failed on the cluster {self._address}: {text}") from error
 
@@ -243,7 +290,7 @@ def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
         _silence()
         place: Any = address
         if address.startswith("local:"):
-            place = stack.enter_context(_local(int(address.removeprefix("local:")), cancel))
+            place = stack.enter_context(local_workers(int(address.removeprefix("local:"))))
 
         def connect() -> Any:
             return _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False)
@@ -254,7 +301,7 @@ def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
             raise ClusterError(f"can't connect to the cluster {address}: {cause}")
         stack.callback(_close, client)
         client.subscribe_topic(plugin_name(run), show_log)
-        yield Cluster(client, address, run)
+        yield Cluster(client, address, run, cancel)
 
 
 def _silence() -> None:
@@ -269,34 +316,3 @@ def _silence() -> None:
 def _close(client: Any) -> None:
     with contextlib.suppress(Exception):
         client.close(timeout=0.5)
-
-
-@contextlib.contextmanager
-def _local(workers: int, cancel: Cancel) -> Iterator[Any]:
-    """Start worker processes here. They end with this process, however that ends."""
-
-    def start() -> Any:
-        return _LocalCluster(
-            n_workers=workers,
-            threads_per_worker=_THREADS,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-
-    try:
-        cluster = start()
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ClusterError(f"can't start {workers} worker processes: {error}") from error
-    try:
-        yield cluster
-    finally:
-        for nanny in cluster.workers.values():  # Dask would wait for what their threads do
-            nanny.auto_restart = False
-            if nanny.pid:
-                with contextlib.suppress(OSError):
-                    os.kill(nanny.pid, signal.SIGKILL)
-        with contextlib.suppress(Exception):
-            cluster.close(timeout=1)
-        cluster.shutdown_on_close = False  # Dask would try again, for longer, when this process ends

@@ -9,13 +9,16 @@ from typing import Any
 
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.scheduler import heartbeat_interval
 
 from memcload.cluster.leases import Leases, boot_clock, lasting
 
 _Plugin: Any = SchedulerPlugin  # Dask has no types, or is not there to be looked at
 _rpc: Any = distributed.rpc
 _LOOK_EVERY = 0.25  # seconds
-_SILENT_AFTER = 5.0  # seconds without a heartbeat; with many workers, which have fewer of them, ten heartbeats
+_ASLEEP_AFTER = 1.0  # seconds that a look is late, after which it was the scheduler that was silent
+_SILENT_AFTER = 5.0  # seconds without a heartbeat
+_HEARTBEATS = 10  # and so many of them that are missing: of many workers, each has fewer
 _PREFIX = "memcload-"
 
 
@@ -92,9 +95,15 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
         return any(plugin.leases.has_ended and plugin.leases.are_out for plugin in plugins)
 
     async def _watch(self) -> None:
+        last_look = awake_since = time.time()
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            for address in self.leases.lapse():
+            now = time.time()
+            if was_asleep := now - last_look > _LOOK_EVERY + _ASLEEP_AFTER:
+                awake_since = now  # what workers said meanwhile is still to be read
+            last_look = now
+            lapsed = self.leases.lapse()
+            for address in () if was_asleep else lapsed:
                 self._remove(address)
             if self.leases.has_ended:
                 if not self.leases.are_out:
@@ -103,10 +112,10 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
                     self._scheduler.handlers.pop(self.name, None)
                     return
                 continue
-            now, workers = time.time(), list(self._scheduler.workers.values())
-            silent_after = max(_SILENT_AFTER, 10 * (0.5 if len(workers) <= 10 else 1 if len(workers) < 50 else 2))
+            workers = list(self._scheduler.workers.values())
+            silent_after = max(_SILENT_AFTER, _HEARTBEATS * heartbeat_interval(len(workers)))
             for worker in workers:
-                if now - worker.last_seen > silent_after and self._is_needed(worker):
+                if now - max(worker.last_seen, awake_since) > silent_after and self._is_needed(worker):
                     self._remove(worker.address)
 
     def _is_needed(self, worker: Any) -> bool:

@@ -94,16 +94,36 @@ def test_a_killed_coordinator_is_run_again_at_once(inbox: Inbox, servers: Server
     assert inbox.waiting() == []
 
 
-@pytest.mark.parametrize("place", ["local:2", "cluster"])
-def test_a_signal_ends_a_load_while_a_server_is_frozen(
-    inbox: Inbox, servers: Servers, cluster: DaskCluster, place: str
+def test_a_run_whose_connection_to_the_scheduler_breaks_is_run_again_at_once(
+    inbox: Inbox, servers: Servers, cluster: DaskCluster
+) -> None:
+    """The scheduler takes it for dead, and nothing is granted to it any more."""
+    with (
+        FaultyProxy(cluster.address.removeprefix("tcp://")) as way,
+        FaultyProxy(servers["gaid"].address, trigger(SHARE // 5, way.break_connections)) as watch,
+    ):
+        options = ("--cluster", f"tcp://{way.address}", *HURRIED)
+        finished = load(ON_CLUSTER, inbox.pattern, servers, *options, gaid=watch.address)
+        assert finished.exit_code == 1
+        assert finished.says(f"the connection to the scheduler of tcp://{way.address} is lost", "E")
+    assert inbox.waiting() == [f"{number}.tsv.gz" for number in range(4)]
+    again = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", cluster.address, "--timeout", "1")
+    assert_loaded(again, inbox, servers)
+
+
+@pytest.mark.parametrize(("place", "frozen_one"), [("local:2", "idfa"), ("cluster", "idfa"), ("cluster", "scheduler")])
+def test_a_signal_ends_a_load_while_a_server_or_the_scheduler_is_frozen(
+    inbox: Inbox, servers: Servers, cluster: DaskCluster, place: str, frozen_one: str
 ) -> None:
     address = cluster.address if place == "cluster" else place
     options = ("--cluster", address, "--timeout", "1", "--report", "-")
     frozen = threading.Event()
 
     def freeze() -> None:
-        servers["idfa"].freeze()
+        if frozen_one == "scheduler":
+            cluster.scheduler.send_signal(signal.SIGSTOP)
+        else:
+            servers[frozen_one].freeze()
         frozen.set()
 
     with (
@@ -118,6 +138,7 @@ def test_a_signal_ends_a_load_while_a_server_is_frozen(
         finished = with_report(running.finish())
         seconds = time.monotonic() - started
     servers["idfa"].thaw()
+    cluster.scheduler.send_signal(signal.SIGCONT)
     assert finished.exit_code == 143
     assert seconds < 1 + 2 + 3  # and three more for a busy machine
     assert set(finished.statuses().values()) == {"pending"}

@@ -1,0 +1,48 @@
+"""A cluster on this machine, to try one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import distributed
+
+from memcload.cluster.failure import ClusterError
+
+_LocalCluster: Any = distributed.LocalCluster  # Dask has no types, or is not there to be looked at
+_THREADS = 2  # of a worker: one that encodes while another stores
+
+
+@contextlib.contextmanager
+def local_workers(workers: int) -> Iterator[Any]:
+    """Start worker processes here. They end with this process, however that ends. Raises ClusterError."""
+
+    def start() -> Any:
+        return _LocalCluster(
+            n_workers=workers,
+            threads_per_worker=_THREADS,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+
+    try:
+        cluster = start()
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ClusterError(f"can't start {workers} worker processes: {error}") from error
+    try:
+        yield cluster
+    finally:
+        for nanny in cluster.workers.values():  # Dask would wait for what their threads do
+            nanny.auto_restart = False
+            if nanny.pid:
+                with contextlib.suppress(OSError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+        with contextlib.suppress(Exception):
+            cluster.close(timeout=1)
+        cluster.shutdown_on_close = False  # Dask would try again, for longer, when this process ends
