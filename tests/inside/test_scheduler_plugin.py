@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("distributed")
 
-import distributed  # noqa: E402
+import distributed
 
-from memcload.cluster import leases, scheduler  # noqa: E402
-from memcload.cluster.scheduler import RunPlugin, plugin_name  # noqa: E402
+from memcload.cluster import leases, scheduler
+from memcload.cluster.scheduler import RunPlugin, plugin_name
 
 RUN = "memcload_run"
 DASK: Any = distributed  # has no types, or is not there to be looked at
@@ -37,7 +37,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def running_plugin() -> AsyncIterator[tuple[Any, Any, RunPlugin]]:
     """Give a client, its scheduler, which has a worker, and the plugin of its run there."""
     async with (
-        DASK.Scheduler(host="tcp://127.0.0.1", dashboard=False) as dask,
+        DASK.Scheduler(host="tcp://127.0.0.1", dashboard_address="127.0.0.1:0") as dask,
         DASK.Worker(dask.address, nthreads=1, dashboard=False),
         DASK.Client(dask.address, asynchronous=True, set_as_default=False) as client,
     ):
@@ -96,7 +96,7 @@ async def test_a_scheduler_that_was_frozen_itself_does_not_take_its_workers_for_
     async with running_plugin() as (client, dask, plugin):
         future = client.submit(time.sleep, 1.5, key=f"{RUN}-task", pure=False)
         await until(lambda: any(worker.processing for worker in dask.workers.values()))
-        ((address, worker),) = dask.workers.items()
+        (address,) = dask.workers
         await until(lambda: plugin.handle("open", window="1"))
         assert plugin.handle("permit", window="1", holder="a delivery", worker=address) == "granted"
         time.sleep(SILENT_AFTER + 0.3)  # and nothing of it goes on

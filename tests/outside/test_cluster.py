@@ -17,10 +17,10 @@ from tests.outside.clusters import PROJECT, DaskCluster
 from tests.outside.faults import trigger
 from tests.outside.loading import PARALLEL, Loader, Running, load, own_environ, run, with_report
 from tests.outside.logs import Inbox, huge_line, line, log_of_few_devices, make_inbox, names, numbered, write_gz
-from tests.outside.memcached import Servers, addresses, contents
-from tests.outside.object_store import Bucket
+from tests.outside.memcached import Servers, addresses, contents, everywhere
+from tests.outside.object_store import SECRET, Bucket
 from tests.outside.proxy import FaultyProxy
-from tests.outside.secure import make_certificate
+from tests.outside.secure import make_certificate, memcached
 from tests.outside.spec import TYPES, expected
 from tests.outside.trials import assert_loaded, assert_next_load_mends
 from tests.outside.verifying import change, delete, verify
@@ -81,11 +81,16 @@ def test_again_only_and_ttl(inbox: Inbox, servers: Servers, cluster: DaskCluster
     assert contents(servers) == expected(*inbox.logs).items
 
 
-def test_several_servers_a_device_type(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+def test_several_servers_a_device_type_and_a_pattern_that_begins_here(
+    tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
+    """The workers began elsewhere."""
     where = [server.address for server in servers.values()]
     inbox = make_inbox(tmp_path / "inbox", [numbered(300), numbered(300).replace(b"55.55", b"-1")])
     options = [part for name in TYPES for part in (f"--{name}", ",".join(where))]
-    assert run(ON_CLUSTER, inbox.pattern, *options, *on(cluster)).exit_code == 0
+    finished = run(ON_CLUSTER, "inbox/*.gz", *options, *on(cluster), directory=tmp_path)
+    assert finished.exit_code == 0
+    assert finished.says("inbox/0.tsv.gz: done, now inbox/.0.tsv.gz")
     with contextlib.closing(HashClient(where)) as reader:
         items = expected(*inbox.logs).items
         assert [key for key, item in items.items() if reader.get(key.decode()) != item.value] == []
@@ -124,18 +129,65 @@ def test_a_server_that_restarts_is_loaded_again(tmp_path: Path, servers: Servers
         finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, *SMALL_WINDOWS), gaid=watch.address)
     assert_loaded(finished, inbox, servers)
     assert finished.says("loading it again", "W")
+    tasks, left = cluster.last_run()
+    assert len(tasks) > 20
+    assert [key for key, count in tasks.items() if count > 1] == []  # or Dask could give the result of the first load
+    assert left == []
 
 
-def test_logs_in_an_object_store(bucket: Bucket, servers: Servers) -> None:
-    logs = [bucket.write_log(f"in/{n}.tsv.gz", log_of_few_devices(random.Random(n), n)) for n in range(3)]
-    options = (*addresses(servers), "--report", "-", "--cluster", "local:2")
-    finished = with_report(run(ON_CLUSTER, bucket.url("in/*.gz"), *options, environ=bucket.environ()))
+def test_logs_in_an_object_store(bucket: Bucket, servers: Servers, cluster: DaskCluster) -> None:
+    names = ["0 [1] é.gz", "1.gz", "2.gz"]
+    logs = [log_of_few_devices(random.Random(number), number) for number in range(3)]
+    huge = huge_line("gaid", "huge")
+    for name, log in zip(names, logs, strict=True):
+        bucket.write_log(f"in/{name}", log + huge)
+    options = (*addresses(servers), *on(cluster), "--report", "-")
+    url, environ = bucket.url("in/*.gz"), bucket.environ()
+    none_yet = with_report(run(ON_CLUSTER, url, *options, "--min-age", "60", environ=environ))
+    assert (none_yet.exit_code, none_yet.report["files"]) == (0, [])
+    some = with_report(run(ON_CLUSTER, url, *options, "--only", "gaid", "--ttl", "1000", environ=environ))
+    assert some.exit_code == 0
+    assert {file["reason"] for file in some.report["files"]} == {"partly_loaded"}
+    assert {key[:4] for key in contents(servers)} == {b"gaid"}
+    assert bucket.names() == [f"in/{name}" for name in names]
+
+    finished = with_report(run(ON_CLUSTER, url, *options, environ=environ))
+
     assert finished.exit_code == 0
     assert contents(servers) == expected(*logs).items
-    done = [f"in/.{n}.tsv.gz" for n in range(3)]
-    assert bucket.names() == sorted([*done, *(f"{name}.rejects.tsv" for name in done)])
-    readers = {path for method, path in bucket.gate.seen if method == "GET" and ".tsv.gz" in path}
-    assert len(readers) >= 3  # it was read through the gate, by the workers
+    assert bucket.names() == sorted([f"in/.{name}{suffix}" for name in names for suffix in ("", ".rejects.tsv")])
+    rejects = [expected(log).rejects_file + b"601\ttoo_large\t" + huge for log in logs]
+    assert [bucket.read(f"in/.{name}.rejects.tsv") for name in names] == rejects
+    read_here = {path for method, path in bucket.gate.seen if method == "GET" and "/in/" in path}
+    assert [path for path in read_here if not path.endswith(".lock")] == []  # but by the workers
+
+
+def test_secrets_are_in_no_log_also_where_a_task_fails(
+    bucket: Bucket, tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
+    auth, password = tmp_path / "auth", "s3cr:et-of-ours"
+    auth.write_text(f"loader:{password}\n")
+    auth.chmod(0o600)
+    certificate, key = make_certificate(tmp_path)
+    chain = ("-o", f"ssl_chain_cert={certificate}", "-o", f"ssl_key={key}", "-o", f"ssl_ca_cert={certificate}")
+    log = bucket.write_log("in/a.gz", numbered(400))
+    with memcached("-Z", *chain, "-o", "ssl_verify_mode=2", "-Y", str(auth)) as address:
+        tls = ("--tls", "--tls-ca", str(certificate), "--tls-cert", str(certificate), "--tls-key", str(key))
+        options = ("--auth-file", "auth", *tls, *on(cluster, "--log-level", "debug"))
+        first = (*everywhere(address), *options, "--only", "idfa", "--report", "-")
+        environ, url = bucket.environ(), bucket.url("in/*.gz")
+        loaded = with_report(run(ON_CLUSTER, url, *first, environ=environ, directory=tmp_path))
+        # The first to connect is the program that starts the run.
+        with FaultyProxy(address, trigger(0, auth.unlink)) as watch:
+            options = (*everywhere(watch.address), *options)
+            failed = run(ON_CLUSTER, url, *options, environ=environ, directory=tmp_path)
+    assert (loaded.exit_code, loaded.report["totals"]["stored"]) == (0, expected(log).stored["idfa"])
+    assert failed.exit_code == 1
+    assert [text for text in failed.messages("E") if "a task failed on the cluster" in text and str(auth) in text]
+    assert "Compute Failed" in cluster.log
+    said = "\n".join([cluster.log, loaded.output, *loaded.log, *failed.log])
+    secrets = [password, SECRET, *key.read_text().splitlines()[1:-1]]
+    assert [secret for secret in secrets if secret in said] == []
 
 
 def test_the_cluster_speaks_tls(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
