@@ -23,7 +23,8 @@ from memcload.cluster.local import local_workers
 from memcload.cluster.scheduler import RunPlugin, plugin_name
 from memcload.log import LOG, printable
 
-_Client: Any = distributed.Client  # Dask has no types, or is not there to be looked at
+_DaskClient: Any = distributed.Client  # Dask has no types, or is not there to be looked at
+_Security: Any = distributed.Security
 _CONNECT_TIMEOUT = 5.0  # seconds
 _ASK_TIMEOUT = 5.0  # seconds for an answer of a worker
 _PATIENCE = 30.0  # seconds for an answer of the scheduler
@@ -34,6 +35,13 @@ _LOOK_EVERY = 0.5  # seconds, at which workers there are
 _MARGIN = 0.5  # seconds
 _ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
+
+
+class _Client(_DaskClient):  # type: ignore[misc]
+    """Dask's client, closed by nobody but who made it: what could not connect would be waited for in the end."""
+
+    def __del__(self) -> None:
+        pass
 
 
 class Cluster:
@@ -293,15 +301,29 @@ def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
             place = stack.enter_context(local_workers(int(address.removeprefix("local:"))))
 
         def connect() -> Any:
+            if address.startswith("tls:") and not _Security().get_connection_args("client")["ssl_context"]:
+                raise OSError("Dask knows no certificates for TLS; its configuration has to name them")
             return _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False)
 
-        client = patiently({"client": connect}, cancel, 2 * _CONNECT_TIMEOUT).get("client", OSError())
-        if isinstance(client, Exception):
-            cause = printable(str(client)).partition("\n")[0] or "no answer"
-            raise ClusterError(f"can't connect to the cluster {address}: {cause}")
+        client = patiently({"client": connect}, cancel, 2 * _CONNECT_TIMEOUT).get("client")
+        if client is None or isinstance(client, Exception):
+            raise ClusterError(f"can't connect to the cluster {address}: {_explained(client)}")
         stack.callback(_close, client)
         client.subscribe_topic(plugin_name(run), show_log)
         yield Cluster(client, address, run, cancel)
+
+
+def _explained(error: Exception | None) -> str:
+    """Return why a scheduler can't be connected to."""
+    cause: BaseException | None = error
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = getattr(cause, "strerror", None) or str(error)
+    # Whatever comes of taking something else for Dask's protocol need not be an OSError.
+    if not isinstance(error, OSError) or isinstance(cause, ConnectionResetError) or "WRONG_VERSION" in text:
+        return "what is there does not speak as a Dask scheduler does (over tcp:// or tls://, as the address says)"
+    file = f"{error.filename}: " if error.filename else ""
+    return file + printable(text.partition("\n")[0])
 
 
 def _silence() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import shutil
 import signal
+import socketserver
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +233,7 @@ def test_a_verification_finds_the_same(tmp_path: Path, servers: Servers, cluster
 # --- what can't be ------------------------------------------------------------------------------
 
 
-def test_a_worker_of_another_version_is_named(
+def test_workers_of_another_version_and_without_the_program_are_named(
     tmp_path: Path, inbox: Inbox, servers: Servers, cluster: DaskCluster
 ) -> None:
     other = tmp_path / "other"
@@ -239,11 +242,14 @@ def test_a_worker_of_another_version_is_named(
         shutil.copy(path, other)
     package = other / "memcload" / "__init__.py"
     package.write_text(package.read_text().replace('__version__ = "', '__version__ = "0.'))
-    cluster.start_other_worker(other)
+    (tmp_path / "empty").mkdir()
+    for place in (other, tmp_path / "empty"):
+        cluster.start_other_worker(place)
     finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster))
     assert finished.exit_code == 1
     (message,) = [text for text in finished.messages("E") if "has version 0." in text and "stays pending" not in text]
-    assert "the worker tcp://127.0.0.1:" in message
+    assert re.search(r"the worker tcp://127.0.0.1:\d+ has version 0.", message)
+    assert re.search(r"the worker tcp://127.0.0.1:\d+ has not installed this program", message)
     assert inbox.renamed() == []
     assert contents(servers) == {}
 
@@ -263,8 +269,27 @@ def test_workers_that_are_all_paused(tmp_path: Path, inbox: Inbox, servers: Serv
 def test_a_cluster_that_is_not_there(inbox: Inbox, servers: Servers) -> None:
     finished = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", "tcp://127.0.0.1:1")
     assert finished.exit_code == 1
-    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1", "E")
+    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1: Connection refused", "E")
     assert set(finished.statuses().values()) == {"pending"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "says"),
+    [("tcp", "what is there does not speak as a Dask scheduler does"), ("tls", "Dask knows no certificates for TLS")],
+)
+def test_a_scheduler_that_is_none_or_wants_certificates(inbox: Inbox, protocol: str, says: str) -> None:
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        address = f"{protocol}://127.0.0.1:{server.server_address[1]}"
+        finished = run(ON_CLUSTER, inbox.pattern, "--cluster", address)
+        server.shutdown()
+    assert finished.exit_code == 1
+    assert finished.says(f"can't connect to the cluster {address}: {says}", "E")
+    assert inbox.renamed() == []
 
 
 def test_dask_that_is_not_installed(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
@@ -277,7 +302,10 @@ def test_dask_that_is_not_installed(tmp_path: Path, inbox: Inbox, servers: Serve
     assert inbox.renamed() == []
 
 
-@pytest.mark.parametrize("options", [("--cluster", "local:0"), ("--cluster", "scheduler:8786"), ("--window-size", "9")])
+@pytest.mark.parametrize(
+    "options",
+    [("--cluster", "local:0"), ("--cluster", "scheduler:8786"), ("--cluster", "tcp://h:0"), ("--window-size", "9")],
+)
 def test_wrong_usage(tmp_path: Path, options: tuple[str, ...]) -> None:
     write_gz(tmp_path / "a.gz", line())
     assert run(PARALLEL, tmp_path / "*.gz", *options).exit_code == 2
