@@ -53,6 +53,7 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
         self._removals: set[asyncio.Task[None]] = set()
         scheduler.handlers[self.name] = self.handle
         self._watch_task = asyncio.create_task(self._watch())
+        self._watch_task.add_done_callback(lambda _: self.leases.end())  # whatever has ended it: Dask would only log it
 
     async def close(self) -> None:
         """Grant nothing any more."""
@@ -112,16 +113,28 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
                     self._scheduler.handlers.pop(self.name, None)
                     return
                 continue
+            self._place_tasks()
             workers = list(self._scheduler.workers.values())
             silent_after = max(_SILENT_AFTER, _HEARTBEATS * heartbeat_interval(len(workers)))
             for worker in workers:
                 if now - max(worker.last_seen, awake_since) > silent_after and self._is_needed(worker):
                     self._remove(worker.address)
 
+    def _place_tasks(self) -> None:
+        """Begin what found no worker once there is one.
+
+        Dask leaves it to the worker that it should rather run on, even if that is gone and others are allowed.
+        """
+        if self._scheduler.running:
+            waiting = {task.key: "processing" for task in self._scheduler.unrunnable if self._is_ours(task)}
+            self._scheduler.transitions(waiting, stimulus_id=f"{self.name}-place")
+
     def _is_needed(self, worker: Any) -> bool:
         """Return True if the run waits for a worker, or for what it holds."""
-        mark = f"{self._run}-"
-        return any(str(task.key).startswith(mark) for tasks in (worker.processing, worker.has_what) for task in tasks)
+        return any(self._is_ours(task) for tasks in (worker.processing, worker.has_what) for task in tasks)
+
+    def _is_ours(self, task: Any) -> bool:
+        return str(task.key).startswith(f"{self._run}-")
 
     def _remove(self, address: str) -> None:
         task = asyncio.create_task(self._remove_worker(address))

@@ -92,6 +92,20 @@ async def test_only_a_client_of_the_run_ends_it_when_it_goes() -> None:
 
 
 @running
+async def test_tasks_that_lost_every_worker_go_on_with_the_next_that_comes() -> None:
+    """Dask forgets those that would rather run on a worker that is gone."""
+    async with running_plugin() as (client, dask, _):
+        (address,) = dask.workers
+        hint = {"workers": [address], "allow_other_workers": True}
+        future = client.submit(time.sleep, 0.2, key=f"{RUN}-task", pure=False, **hint)
+        await until(lambda: any(worker.processing for worker in dask.workers.values()))
+        await dask.remove_worker(address, stimulus_id="a test")
+        await until(lambda: dask.unrunnable)
+        async with DASK.Worker(dask.address, nthreads=1, dashboard=False):
+            assert await asyncio.wait_for(future, 10) is None
+
+
+@running
 async def test_a_scheduler_that_was_frozen_itself_does_not_take_its_workers_for_silent() -> None:
     async with running_plugin() as (client, dask, plugin):
         future = client.submit(time.sleep, 1.5, key=f"{RUN}-task", pure=False)
