@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import distributed
+from distributed import KilledWorker
 
 from memcload import __version__
 from memcload.cancel import Cancel
@@ -32,6 +33,7 @@ _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
 _LOOK_EVERY = 0.5  # seconds, at which workers there are
 
+_MORE_MEMORY = "give them more (--memory-limit), or make --window-size smaller"
 _MARGIN = 0.5  # seconds
 _ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
@@ -62,7 +64,7 @@ class Cluster:
         self._last_workers = time.monotonic()
         self._look_at = 0.0
         self._workers: list[str] = []
-        self._is_paused = False  # every worker, and it was said
+        self._said_paused = False
 
     # -- workers
 
@@ -120,7 +122,6 @@ class Cluster:
             self._workers = sorted(address for address, worker in found.items() if worker["status"] == "running")
             if self._workers:
                 self._last_workers = now
-                self._is_paused = False
             else:
                 self._explain(found, now)
         return self._workers
@@ -130,14 +131,13 @@ class Cluster:
         text = f"the cluster {self._address} has no workers: start some with dask worker"
         if is_paused := any(worker["status"] == "paused" for worker in found.values()):
             text = (
-                f"all workers of the cluster {self._address} are paused, for they are short of memory: "
-                "give them more (--memory-limit), or make --window-size smaller"
+                f"all workers of the cluster {self._address} are paused, for they are short of memory: {_MORE_MEMORY}"
             )
         if now - self._last_workers > _WITHOUT_WORKERS:
             raise ClusterError(text)
-        if is_paused and not self._is_paused:
+        if is_paused and not self._said_paused:
             LOG.warning("%s", text)
-        self._is_paused = is_paused
+            self._said_paused = True
 
     def await_workers(self, cancel: Cancel) -> None:
         """Wait until there is a worker. Raises ClusterError where none comes."""
@@ -256,6 +256,9 @@ class Cluster:
             self.workers()
             self.ask("sign")  # or the scheduler may have ended the run, and with it the task
             text = printable(str(error)) or type(error).__name__
+            if isinstance(error, KilledWorker):
+                text = f"{error.allowed_failures + 1} workers died with it, the last was {error.last_worker.address}. "
+                text += f"Their logs may say why; if they were short of memory, {_MORE_MEMORY}"
             raise ClusterError(f"a task failed on the cluster {self._address}: {text}") from error
 
     def next_finished(self, timeout: float) -> Any | None:
