@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,7 +68,6 @@ class DaskCluster:
 
     def last_run(self) -> tuple[Counter[str], list[str]]:
         """Return how often the scheduler was given each task of the last run, and what it keeps of any run."""
-        import distributed  # here: it takes long
 
         def look(dask_scheduler: Any) -> tuple[Counter[str], list[str]]:
             log = [(entry[0], entry[1], entry[2]) for entry in dask_scheduler.transition_log]
@@ -77,10 +76,31 @@ class DaskCluster:
             kept = [*dask_scheduler.plugins, *dask_scheduler.handlers, *dask_scheduler.tasks]
             return tasks, [name for name in kept if name.startswith("memcload")]
 
+        found: tuple[Counter[str], list[str]] = self._within_scheduler(look)
+        return found
+
+    @contextlib.contextmanager
+    def scheduler_of_version(self, version: str) -> Iterator[None]:
+        """Let the scheduler have another version of the program than it has, for as long as the context lasts."""
+
+        def become(version: str) -> str:
+            import memcload
+
+            was, memcload.__version__ = memcload.__version__, version
+            return was
+
+        was = self._within_scheduler(become, version)
+        try:
+            yield
+        finally:
+            self._within_scheduler(become, was)
+
+    def _within_scheduler(self, function: Callable[..., Any], *arguments: str) -> Any:
+        import distributed  # here: it takes long
+
         client: Any = distributed.Client(self.address, set_as_default=False)
         with client:
-            found: tuple[Counter[str], list[str]] = client.run_on_scheduler(look)
-        return found
+            return client.run_on_scheduler(function, *arguments)
 
     def make_ready(self) -> None:
         """Have all workers sound, whatever an earlier test did to them."""

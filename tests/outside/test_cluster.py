@@ -25,6 +25,7 @@ from tests.outside.object_store import SECRET, Bucket
 from tests.outside.proxy import FaultyProxy
 from tests.outside.secure import make_certificate, memcached
 from tests.outside.spec import TYPES, expected
+from tests.outside.terminal import bar_of, session
 from tests.outside.trials import assert_loaded, assert_next_load_mends
 from tests.outside.verifying import change, delete, verify
 
@@ -44,7 +45,7 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def test_state_names_report_and_rejects_are_those_of_one_host(
+def test_state_names_report_metrics_and_rejects_are_those_of_one_host(
     tmp_path: Path, servers: Servers, cluster: DaskCluster
 ) -> None:
     rng = random.Random(5)
@@ -58,14 +59,16 @@ def test_state_names_report_and_rejects_are_those_of_one_host(
         for file in range(3)
     ]
     left = []
+    metrics = tmp_path / "metrics"
     for options in ((), on(cluster, *SMALL_WINDOWS)):
         for server in servers.values():
             server.flush()
         inbox = make_inbox(tmp_path / "inbox", logs)
         (inbox.directory / "2.tsv.gz").write_bytes((inbox.directory / "2.tsv.gz").read_bytes()[:-9])  # truncated
-        finished = load(ON_CLUSTER, inbox.pattern, servers, "--settle", "0", *options)
+        finished = load(ON_CLUSTER, inbox.pattern, servers, "--settle", "0", "--metrics", str(metrics), *options)
+        figures = [figure for figure in metrics.read_text().splitlines() if "seconds" not in figure]
         rejects = {path.name: path.read_bytes() for path in inbox.directory.glob(".*.rejects.tsv")}
-        left.append((without_times(finished.report), names(inbox.directory), rejects, contents(servers)))
+        left.append((without_times(finished.report), names(inbox.directory), rejects, contents(servers), figures))
         shutil.rmtree(inbox.directory)
     assert left[1] == left[0]
     assert left[0][0]["totals"]["rejected"]["too_large"] == 2
@@ -107,11 +110,18 @@ def test_a_dry_run_shows_the_records_and_sends_nothing(inbox: Inbox, servers: Se
     assert inbox.renamed() == []
 
 
-def test_the_rate_holds_over_all_workers(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+def test_the_rate_holds_over_all_workers_and_the_progress_is_shown_here(
+    tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
     inbox = make_inbox(tmp_path / "inbox", [numbered(1000, prefix=f"{file}-") for file in range(3)])
-    finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, "--max-rate", "1500"))
-    assert_loaded(finished, inbox, servers)
-    assert finished.report["seconds"] > 3000 / 1500 - 0.5
+    options = on(cluster, *SMALL_WINDOWS, "--max-rate", "1500", "--report", str(tmp_path / "report"))
+    with session(ON_CLUSTER, inbox.directory, servers, *options) as shown:
+        assert shown.finish() == 0
+    assert contents(servers) == expected(*inbox.logs).items
+    assert inbox.waiting() == []
+    assert json.loads((tmp_path / "report").read_text())["seconds"] > 3000 / 1500 - 0.5
+    assert any(re.search(r" [1-9][\d,]* records · [\d,]+/s", bar_of(screen)) for screen in shown.seen)
+    assert any("servers  idfa ok  gaid ok  adid ok  dvid ok" in screen for screen in shown.seen)
 
 
 def test_a_server_that_is_down_fails_its_own_records_only(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
@@ -134,6 +144,7 @@ def test_a_server_that_restarts_is_loaded_again(tmp_path: Path, servers: Servers
     assert finished.says("loading it again", "W")
     tasks, left = cluster.last_run()
     assert len(tasks) > 20
+    assert {key[: len("memcload_")] for key in tasks} == {"memcload_"}  # and so on: no two runs have a key in common
     assert [key for key, count in tasks.items() if count > 1] == []  # or Dask could give the result of the first load
     assert left == []
 
@@ -233,7 +244,7 @@ def test_a_verification_finds_the_same(tmp_path: Path, servers: Servers, cluster
 # --- what can't be ------------------------------------------------------------------------------
 
 
-def test_workers_of_another_version_and_without_the_program_are_named(
+def test_who_has_another_version_or_not_the_program_is_named(
     tmp_path: Path, inbox: Inbox, servers: Servers, cluster: DaskCluster
 ) -> None:
     other = tmp_path / "other"
@@ -245,8 +256,10 @@ def test_workers_of_another_version_and_without_the_program_are_named(
     (tmp_path / "empty").mkdir()
     for place in (other, tmp_path / "empty"):
         cluster.start_other_worker(place)
-    finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster))
+    with cluster.scheduler_of_version("0.9"):
+        finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster))
     assert finished.exit_code == 1
+    assert finished.says("the scheduler has version 0.9", "E")
     (message,) = [text for text in finished.messages("E") if "has version 0." in text and "stays pending" not in text]
     assert re.search(r"the worker tcp://127.0.0.1:\d+ has version 0.", message)
     assert re.search(r"the worker tcp://127.0.0.1:\d+ has not installed this program", message)
