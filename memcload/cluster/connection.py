@@ -21,6 +21,7 @@ from memcload.cancel import Cancel
 from memcload.cluster.failure import ClusterError
 from memcload.cluster.leases import lasting
 from memcload.cluster.local import local_workers
+from memcload.cluster.patience import LOOK_EVERY, patiently
 from memcload.cluster.scheduler import RunPlugin, plugin_name
 from memcload.log import LOG, printable
 
@@ -35,7 +36,6 @@ _LOOK_EVERY = 0.5  # seconds, at which workers there are
 
 _MORE_MEMORY = "give them more (--memory-limit), or make --window-size smaller"
 _MARGIN = 0.5  # seconds
-_ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
 
 
@@ -148,9 +148,10 @@ class Cluster:
 
     def install(self, timeout: float, max_rate: int) -> None:
         """Let the scheduler grant permits, and begin to give it signs of life. Raises ClusterError."""
-        try:
-            self.client.register_plugin(RunPlugin(self._run, self.client.id, timeout, max_rate))
-        except Exception as error:
+        plugin = RunPlugin(self._run, self.client.id, timeout, max_rate)
+        answers = patiently({"plugin": lambda: self.client.register_plugin(plugin)}, self._cancel, _PATIENCE)
+        error = answers.get("plugin", TimeoutError("it does not answer"))
+        if isinstance(error, Exception):
             raise ClusterError(f"the scheduler of {self._address} does not take a plugin: {error}") from error
         threading.Thread(target=self._give_signs, daemon=True).start()
 
@@ -188,7 +189,7 @@ class Cluster:
 
         waiting = asyncio.run_coroutine_threadsafe(wait(), self.client.loop.asyncio_loop)
         deadline = time.monotonic() + patience
-        while not concurrent.futures.wait([waiting], _ASK_EVERY).done:
+        while not concurrent.futures.wait([waiting], LOOK_EVERY).done:
             if cancel.is_set or time.monotonic() > deadline:
                 waiting.cancel()
                 if cancel.is_set:
@@ -269,25 +270,6 @@ class Cluster:
             return None
 
 
-def patiently(functions: Mapping[str, Callable[[], Any]], cancel: Cancel, timeout: float) -> dict[str, Any]:
-    """Return what functions return or raise, those that do so in time. Raises ClusterError once it is cancelled."""
-    results: dict[str, Any] = {}
-
-    def call(name: str) -> None:
-        try:
-            results[name] = functions[name]()
-        except Exception as error:
-            results[name] = error
-
-    for name in functions:
-        threading.Thread(target=call, args=(name,), daemon=True).start()
-    deadline = time.monotonic() + timeout
-    while len(results) < len(functions) and time.monotonic() < deadline:
-        if cancel.wait(_ASK_EVERY):
-            raise ClusterError("the run was stopped before the cluster answered")
-    return dict(results)
-
-
 def show_log(event: tuple[float, Sequence[Any]]) -> None:
     """Log what a worker has logged."""
     level, message = event[1]
@@ -301,7 +283,7 @@ def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
         _silence()
         place: Any = address
         if address.startswith("local:"):
-            place = stack.enter_context(local_workers(int(address.removeprefix("local:"))))
+            place = stack.enter_context(local_workers(int(address.removeprefix("local:")), cancel))
 
         def connect() -> Any:
             if address.startswith("tls:") and not _Security().get_connection_args("client")["ssl_context"]:

@@ -11,14 +11,17 @@ from typing import Any
 
 import distributed
 
+from memcload.cancel import Cancel
 from memcload.cluster.failure import ClusterError
+from memcload.cluster.patience import patiently
 
 _LocalCluster: Any = distributed.LocalCluster  # Dask has no types, or is not there to be looked at
+_START_TIMEOUT = 120.0  # seconds
 _THREADS = 2  # of a worker: one that encodes while another stores
 
 
 @contextlib.contextmanager
-def local_workers(workers: int) -> Iterator[Any]:
+def local_workers(workers: int, cancel: Cancel) -> Iterator[Any]:
     """Start worker processes here. They end with this process, however that ends. Raises ClusterError."""
 
     def start() -> Any:
@@ -31,10 +34,9 @@ def local_workers(workers: int) -> Iterator[Any]:
             silence_logs=logging.CRITICAL,
         )
 
-    try:
-        cluster = start()
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ClusterError(f"can't start {workers} worker processes: {error}") from error
+    cluster = patiently({"cluster": start}, cancel, _START_TIMEOUT).get("cluster")
+    if cluster is None or isinstance(cluster, Exception):
+        raise ClusterError(f"can't start {workers} worker processes: {cluster or 'they do not answer'}")
     try:
         yield cluster
     finally:
