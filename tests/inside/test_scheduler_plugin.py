@@ -41,10 +41,7 @@ async def running_plugin() -> AsyncIterator[tuple[Any, Any, RunPlugin]]:
         DASK.Worker(dask.address, nthreads=1, dashboard=False),
         DASK.Client(dask.address, asynchronous=True, set_as_default=False) as client,
     ):
-        plugin = RunPlugin(RUN, client.id, 0.1, 0)
-        await client.register_plugin(plugin)
-        (registered,) = (plugin for name, plugin in dask.plugins.items() if name == plugin_name(RUN))
-        yield client, dask, registered
+        yield client, dask, await registered(client, dask, RUN, timeout=0.1)
 
 
 async def until(is_so: Callable[[], object]) -> None:
@@ -120,3 +117,29 @@ async def test_a_scheduler_that_was_frozen_itself_does_not_take_its_workers_for_
             own.periodic_callbacks["heartbeat"].stop()
         await until(lambda: address not in dask.workers)  # but one that is silent is
         assert future.key in dask.tasks  # which another worker would do
+
+
+@running
+async def test_nothing_is_opened_while_permits_of_other_times_may_be_out() -> None:
+    """Those of a run whose client is gone, and those that a scheduler granted which was here before."""
+    async with running_plugin() as (client, dask, _):
+        plugin = await registered(client, dask, "memcload_before", timeout=0.6)
+        await until(lambda: plugin.handle("open", window="1"))
+        assert plugin.handle("permit", window="1", holder="a delivery", worker="somewhere") == "granted"
+        plugin.leases.end()
+        next_one = await registered(client, dask, "memcload_next", timeout=0.1)
+        assert next_one.handle("open", window="1") is False
+        await until(lambda: next_one.handle("open", window="1"))
+        assert not plugin.leases.are_out
+        patient = await registered(client, dask, "memcload_patient", timeout=60)
+        assert patient.handle("open", window="1") is False
+        dask.time_started -= 100
+        after_long = await registered(client, dask, "memcload_after_long", timeout=60)
+        assert after_long.handle("open", window="1") is True
+
+
+async def registered(client: Any, dask: Any, run: str, timeout: float) -> RunPlugin:
+    await client.register_plugin(RunPlugin(run, client.id, timeout, 0))
+    plugin = dask.plugins[plugin_name(run)]
+    assert isinstance(plugin, RunPlugin)
+    return plugin
