@@ -77,18 +77,16 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
             return leases.reserve(records)
         if action == "give back":
             leases.give_back(holder)
-        else:
-            leases.see_coordinator()
-            if action == "open":
-                if leases.has_ended:
-                    return None
-                return not self._others_are_out() and leases.open(window)
-            if action == "close":
-                return leases.close()
-            if action == "end":
-                leases.end()
-                return not leases.are_out
-        return True
+            return True
+        if action == "end":
+            leases.end()
+            return not leases.are_out
+        if leases.has_ended:
+            return None
+        leases.see_coordinator()
+        if action == "open":
+            return not self._others_are_out() and leases.open(window)
+        return leases.close() if action == "close" else True
 
     def _others_are_out(self) -> bool:
         """Return True if deliveries of a run whose coordinator is gone may still write."""

@@ -83,7 +83,7 @@ async def test_only_a_client_of_the_run_ends_it_when_it_goes() -> None:
         assert plugin.handle("sign")
         await client.close()
         await until(lambda: plugin.leases.has_ended)
-        assert plugin.handle("open", window="1") is None
+        assert plugin.handle("open", window="1") is plugin.handle("sign") is None
         await until(lambda: plugin_name(RUN) not in dask.plugins)
         assert plugin_name(RUN) not in dask.handlers
 

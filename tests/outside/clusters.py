@@ -95,6 +95,16 @@ class DaskCluster:
         finally:
             self._within_scheduler(become, was)
 
+    def end_runs(self) -> None:
+        """Let the scheduler take the programs that started runs for dead, though they are connected."""
+
+        def end(dask_scheduler: Any) -> None:
+            for name, plugin in dask_scheduler.plugins.items():
+                if name.startswith("memcload"):
+                    plugin.leases.end()
+
+        self._within_scheduler(end)
+
     def _within_scheduler(self, function: Callable[..., Any], *arguments: str) -> Any:
         import distributed  # here: it takes long
 

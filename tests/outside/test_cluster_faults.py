@@ -94,18 +94,20 @@ def test_a_killed_coordinator_is_run_again_at_once(inbox: Inbox, servers: Server
     assert inbox.waiting() == []
 
 
-def test_a_run_whose_connection_to_the_scheduler_breaks_is_run_again_at_once(
-    inbox: Inbox, servers: Servers, cluster: DaskCluster
+@pytest.mark.parametrize(
+    ("is_connected", "says"),
+    [(False, "the connection to the scheduler of WAY is lost"), (True, "the scheduler of WAY took this run for dead")],
+)
+def test_a_run_that_the_scheduler_takes_for_dead_is_run_again_at_once(
+    inbox: Inbox, servers: Servers, cluster: DaskCluster, is_connected: bool, says: str
 ) -> None:
-    """The scheduler takes it for dead, and nothing is granted to it any more."""
-    with (
-        FaultyProxy(cluster.address.removeprefix("tcp://")) as way,
-        FaultyProxy(servers["gaid"].address, trigger(SHARE // 5, way.break_connections)) as watch,
-    ):
-        options = ("--cluster", f"tcp://{way.address}", *HURRIED)
-        finished = load(ON_CLUSTER, inbox.pattern, servers, *options, gaid=watch.address)
-        assert finished.exit_code == 1
-        assert finished.says(f"the connection to the scheduler of tcp://{way.address} is lost", "E")
+    with FaultyProxy(cluster.address.removeprefix("tcp://")) as way:
+        end = trigger(SHARE // 5, cluster.end_runs if is_connected else way.break_connections)
+        with FaultyProxy(servers["gaid"].address, end) as watch:
+            options = ("--cluster", f"tcp://{way.address}", *HURRIED)
+            finished = load(ON_CLUSTER, inbox.pattern, servers, *options, gaid=watch.address)
+    assert finished.exit_code == 1
+    assert finished.says(says.replace("WAY", f"tcp://{way.address}"), "E")
     assert inbox.waiting() == [f"{number}.tsv.gz" for number in range(4)]
     again = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", cluster.address, "--timeout", "1")
     assert_loaded(again, inbox, servers)
