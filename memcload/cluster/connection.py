@@ -160,8 +160,11 @@ class Cluster:
         return self._ask(action, self._cancel, window=window)
 
     def _ask(self, action: str, cancel: Cancel, patience: float = _PATIENCE, **what: Any) -> Any:
-        operation = getattr(self.client.scheduler, self._operation)
-        answer = self._asked(lambda: operation(action=action, **what), cancel, patience)
+        def operate() -> Awaitable[Any]:
+            answer: Awaitable[Any] = getattr(self.client.scheduler, self._operation)(action=action, **what)
+            return answer
+
+        answer = self._asked(operate, cancel, patience)
         if answer is None:
             self._was_ended = True
             raise self._ended()
@@ -194,7 +197,7 @@ class Cluster:
                 waiting.cancel()
                 if cancel.is_set:
                     raise ClusterError("the run was stopped before the cluster answered")
-                raise ClusterError(f"the scheduler of {self._address} has not answered for {patience:.0f} s")
+                raise ClusterError(f"the cluster {self._address} has not answered for {patience:.0f} s")
         return waiting.result()
 
     def _lost(self) -> ClusterError:
@@ -249,7 +252,7 @@ class Cluster:
     def result(self, future: Any) -> Any:
         """Return what a task has returned. Raises ClusterError."""
         try:
-            return self._answer(lambda: self.client.gather([future], asynchronous=True), self._cancel)[0]
+            return self._answer(lambda: self.client.gather([future], asynchronous=True), self._cancel, 2 * _PATIENCE)[0]
         except ClusterError:
             raise
         except Exception as error:
