@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -84,9 +85,9 @@ class DaskCluster:
         """Let the scheduler have another version of the program than it has, for as long as the context lasts."""
 
         def become(version: str) -> str:
-            import memcload
-
-            was, memcload.__version__ = memcload.__version__, version
+            program: Any = importlib.import_module("memcload")
+            was: str = program.__version__
+            program.__version__ = version
             return was
 
         was = self._within_scheduler(become, version)
@@ -99,9 +100,9 @@ class DaskCluster:
         """Let the scheduler take the programs that started runs for dead, though they are connected."""
 
         def end(dask_scheduler: Any) -> None:
-            for name, plugin in dask_scheduler.plugins.items():
-                if name.startswith("memcload"):
-                    plugin.leases.end()
+            for plugin in list(dask_scheduler.plugins.values()):
+                for client in dask_scheduler.clients:
+                    plugin.remove_client(scheduler=dask_scheduler, client=client)
 
         self._within_scheduler(end)
 

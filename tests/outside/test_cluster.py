@@ -273,7 +273,7 @@ def test_workers_that_are_all_paused(tmp_path: Path, inbox: Inbox, servers: Serv
         DaskCluster(tmp_path / "dask", workers=1, environ=environ) as cluster,
         Running(ON_CLUSTER, inbox.pattern, *addresses(servers), *on(cluster)) as running,
     ):
-        running.wait_for(r"all workers of the cluster tcp://\S+ are paused, .* give them more \(--memory-limit\)")
+        running.wait_for(r" W all workers of the cluster tcp://\S+ are paused, .* give them more \(--memory-limit\)")
         running.send(signal.SIGTERM)
         assert running.finish().exit_code == 128 + signal.SIGTERM
     assert inbox.renamed() == []
