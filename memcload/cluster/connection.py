@@ -64,7 +64,7 @@ class Cluster:
         self._last_workers = time.monotonic()
         self._look_at = 0.0
         self._workers: list[str] = []
-        self._said_paused = False
+        self._said: set[str] = set()  # warnings
 
     # -- workers
 
@@ -129,15 +129,15 @@ class Cluster:
     def _explain(self, found: Mapping[str, Mapping[str, Any]], now: float) -> None:
         """Say why no worker takes tasks: Dask pauses those that are short of memory, which may be for ever."""
         text = f"the cluster {self._address} has no workers: start some with dask worker"
-        if is_paused := any(worker["status"] == "paused" for worker in found.values()):
+        if any(worker["status"] == "paused" for worker in found.values()):
             text = (
                 f"all workers of the cluster {self._address} are paused, for they are short of memory: {_MORE_MEMORY}"
             )
         if now - self._last_workers > _WITHOUT_WORKERS:
             raise ClusterError(text)
-        if is_paused and not self._said_paused:
+        if text not in self._said:
+            self._said.add(text)
             LOG.warning("%s", text)
-            self._said_paused = True
 
     def await_workers(self, cancel: Cancel) -> None:
         """Wait until there is a worker. Raises ClusterError where none comes."""
