@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memcload.cluster import leases
+from memcload.cluster import leases, permit
 from memcload.cluster.leases import COORDINATOR_LEASE, LEASE, Leases, lasting
 from memcload.cluster.permit import Permit, Superseded
 
@@ -106,4 +106,21 @@ def test_the_rate_is_one_for_all(clock: Clock) -> None:
 @pytest.mark.parametrize("answer", ["closed", None])  # None: the scheduler knows nothing of the run any more
 def test_a_delivery_of_a_run_that_is_over_gives_up_at_once(answer: str | None) -> None:
     with pytest.raises(Superseded), Permit(lambda action, **what: answer, "w").hold("1"):
+        pass
+
+
+def test_a_delivery_waits_for_a_coordinator_that_is_frozen_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "_PATIENCE", 0.1)
+    answers = iter(["wait"] * 6 + ["granted"] * 99)
+    with Permit(lambda action, **what: next(answers), "w").hold("1") as held:
+        assert not held.is_set
+
+
+def test_a_delivery_gives_up_where_the_scheduler_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "_PATIENCE", 0.1)
+
+    def ask(action: str, **what: object) -> str:
+        raise OSError
+
+    with pytest.raises(Superseded, match="has not answered"), Permit(ask, "w").hold("1"):
         pass
