@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import distributed
@@ -25,6 +27,10 @@ def local_workers(workers: int, cancel: Cancel) -> Iterator[Any]:
     """Start worker processes here. They end with this process, however that ends. Raises ClusterError."""
 
     def start() -> Any:
+        # A terminal sends it to them, too, and they would say how it met them. Whoever is started here inherits that;
+        # the tracker, which is started with the first, would undo it.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         return _LocalCluster(
             n_workers=workers,
             threads_per_worker=_THREADS,
@@ -34,7 +40,12 @@ def local_workers(workers: int, cancel: Cancel) -> Iterator[Any]:
             silence_logs=logging.CRITICAL,
         )
 
-    cluster = patiently({"cluster": start}, cancel, _START_TIMEOUT).get("cluster")
+    try:
+        cluster = patiently({"cluster": start}, cancel, _START_TIMEOUT).get("cluster")
+    except ClusterError:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
     if cluster is None or isinstance(cluster, Exception):
         raise ClusterError(f"can't start {workers} worker processes: {cluster or 'they do not answer'}")
     try:

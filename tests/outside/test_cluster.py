@@ -282,7 +282,7 @@ def test_workers_that_are_all_paused(tmp_path: Path, inbox: Inbox, servers: Serv
 def test_a_cluster_that_is_not_there(inbox: Inbox, servers: Servers) -> None:
     finished = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", "tcp://127.0.0.1:1")
     assert finished.exit_code == 1
-    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1: Connection refused", "E")
+    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1: ", "E")
     assert set(finished.statuses().values()) == {"pending"}
 
 

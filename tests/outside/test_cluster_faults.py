@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from tests.outside.clusters import DaskCluster
 from tests.outside.faults import trigger
-from tests.outside.loading import Finished, Loader, Running, load, with_report
+from tests.outside.loading import LOG_LINE, Finished, Loader, Running, load, with_report
 from tests.outside.logs import Inbox, log_of_few_devices, make_inbox
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.proxy import FaultyProxy
@@ -111,6 +112,17 @@ def test_a_run_that_the_scheduler_takes_for_dead_is_run_again_at_once(
     assert inbox.waiting() == [f"{number}.tsv.gz" for number in range(4)]
     again = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", cluster.address, "--timeout", "1")
     assert_loaded(again, inbox, servers)
+
+
+def test_an_interrupt_from_a_terminal_is_answered_by_the_run_alone(inbox: Inbox) -> None:
+    """A terminal sends it to the local workers, too, which may just be starting."""
+    with Running(ON_CLUSTER, inbox.pattern, "--cluster", "local:2", "--dry", "--log-level", "info") as running:
+        running.wait_for("Memc loader started")
+        time.sleep(0.6)
+        os.killpg(running.process.pid, signal.SIGINT)
+        finished = running.finish()
+    assert finished.exit_code in (0, 128 + signal.SIGINT)
+    assert [text for text in finished.log if not LOG_LINE.fullmatch(text)] == []
 
 
 @pytest.mark.parametrize(("place", "frozen_one"), [("local:2", "idfa"), ("cluster", "idfa"), ("cluster", "scheduler")])
