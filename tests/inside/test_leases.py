@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from memcload.cluster import leases, permit
@@ -124,3 +126,21 @@ def test_a_delivery_gives_up_where_the_scheduler_does_not_answer(monkeypatch: py
 
     with pytest.raises(Superseded, match="has not answered"), Permit(ask, "w").hold("1"):
         pass
+
+
+def test_a_permit_that_is_not_renewed_runs_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does for a process that was frozen, or is cut off from the scheduler alone."""
+    monkeypatch.setattr(permit, "LEASE", 0.2)
+    answers = iter(["granted"])
+
+    def ask(action: str, **what: object) -> str:
+        if (answer := next(answers, None)) is None:
+            raise OSError
+        return answer
+
+    with Permit(ask, "w").hold("1") as held:
+        assert not held.is_set
+        assert held.requested_at is None
+        time.sleep(0.3)
+        assert held.is_set
+        assert held.requested_at is not None
