@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -131,8 +132,11 @@ def servers(value: str) -> tuple[str, ...]:
 
 def cluster(value: str) -> str:
     """Read the address of a Dask scheduler, or how many workers to start here."""
-    if re.fullmatch(r"local:([1-9][0-9]{0,2})|(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[^:/\[\]\s]+):[0-9]{1,5}", value):
+    if re.fullmatch(r"local:[1-9][0-9]{0,2}", value):
         return value
+    with contextlib.suppress(ValueError):
+        if re.match(r"(tcp|tls)://(?!unix:)", value) and parse_address(value[len("tcp://") :]):
+            return value
     raise ArgumentTypeError(f"{value!r} is not tcp://HOST:PORT, tls://HOST:PORT or local:N")
 
 

@@ -15,6 +15,7 @@ from memcload.run import Run
 from memcload.run_verify import VerifyRun
 from memcload.session import UsageError
 from memcload.sink import NewClient
+from memcload.source.places import absolute
 
 if TYPE_CHECKING:
     from memcload.cluster.connection import Cluster
@@ -74,6 +75,9 @@ def _run(
 
 
 def _job(options: ParallelOptions, router: Router, new_client: NewClient, pending_bytes: int) -> Job:
+    def there(path: str | None) -> str | None:
+        return absolute(path) if path else None
+
     return Job(
         pattern=options.pattern,
         servers=router.servers,
@@ -89,6 +93,6 @@ def _job(options: ParallelOptions, router: Router, new_client: NewClient, pendin
         retries=options.retries,
         max_rate=options.max_rate,
         shows_records=options.shows_records,
-        tls=(options.tls_ca, options.tls_cert, options.tls_key) if options.tls else None,
-        auth_file=options.auth_file,
+        tls=(there(options.tls_ca), there(options.tls_cert), there(options.tls_key)) if options.tls else None,
+        auth_file=there(options.auth_file),
     )

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import logging
-import os
-import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import distributed
+from distributed import KilledWorker
 
 from memcload import __version__
 from memcload.cancel import Cancel
 from memcload.cluster.failure import ClusterError
 from memcload.cluster.leases import lasting
+from memcload.cluster.local import local_workers
+from memcload.cluster.patience import LOOK_EVERY, patiently
 from memcload.cluster.scheduler import RunPlugin, plugin_name
 from memcload.log import LOG, printable
 
-_Client: Any = distributed.Client  # Dask has no types, or is not there to be looked at
-_LocalCluster: Any = distributed.LocalCluster
+_DaskClient: Any = distributed.Client  # Dask has no types, or is not there to be looked at
+_Security: Any = distributed.Security
 _CONNECT_TIMEOUT = 5.0  # seconds
-_ASK_TIMEOUT = 5.0  # seconds for an answer of the scheduler
+_ASK_TIMEOUT = 5.0  # seconds for an answer of a worker
+_PATIENCE = 30.0  # seconds for an answer of the scheduler
 _SIGN_EVERY = 1.0  # seconds between two signs of life
 _WITHOUT_WORKERS = 30.0  # seconds for which there may be no worker
 _LOOK_EVERY = 0.5  # seconds, at which workers there are
 
+_MORE_MEMORY = "give them more (--memory-limit), or make --window-size smaller"
 _MARGIN = 0.5  # seconds
-_ASK_EVERY = 0.05  # seconds, at the cancel token
 _NEVER = logging.CRITICAL + 1
-_THREADS = 2  # of a local worker: one that encodes while another stores
+
+
+class _Client(_DaskClient):  # type: ignore[misc]
+    """Dask's client, closed by nobody but who made it: what could not connect would be waited for in the end."""
+
+    def __del__(self) -> None:
+        pass
 
 
 class Cluster:
@@ -42,17 +52,19 @@ class Cluster:
     finished: futures that have ended, as they do
     """
 
-    def __init__(self, client: Any, address: str, run: str) -> None:
+    def __init__(self, client: Any, address: str, run: str, cancel: Cancel) -> None:
         self.client = client
         self.finished: SimpleQueue[Any] = SimpleQueue()
         self._address = address
         self._run = run
+        self._cancel = cancel
         self._operation = plugin_name(run)
         self._is_over = threading.Event()
+        self._was_ended = False  # by the scheduler
         self._last_workers = time.monotonic()
         self._look_at = 0.0
         self._workers: list[str] = []
-        self._is_paused = False  # every worker, and it was said
+        self._said: set[str] = set()  # warnings
 
     # -- workers
 
@@ -96,18 +108,20 @@ class Cluster:
         """Return the addresses of the workers that take tasks, sorted, as they were a moment ago.
 
         Raises:
-            ClusterError: the scheduler is gone, or there has been no such worker for long
+            ClusterError: the scheduler is gone or has ended the run, or there has been no such worker for long
         """
+        if self._was_ended:
+            raise self._ended()
         now = time.monotonic()
         if now >= self._look_at:
-            self._look_at = now + _LOOK_EVERY
             if self.client.status != "running":
-                raise ClusterError(f"the scheduler of {self._address} does not answer any more")
-            found = self.client.scheduler_info(n_workers=-1)["workers"]
+                raise self._lost()
+            found = self._asked(lambda: self.client.scheduler.identity(n_workers=-1), self._cancel)["workers"]
+            now = time.monotonic()
+            self._look_at = now + _LOOK_EVERY
             self._workers = sorted(address for address, worker in found.items() if worker["status"] == "running")
             if self._workers:
                 self._last_workers = now
-                self._is_paused = False
             else:
                 self._explain(found, now)
         return self._workers
@@ -115,16 +129,15 @@ class Cluster:
     def _explain(self, found: Mapping[str, Mapping[str, Any]], now: float) -> None:
         """Say why no worker takes tasks: Dask pauses those that are short of memory, which may be for ever."""
         text = f"the cluster {self._address} has no workers: start some with dask worker"
-        if is_paused := any(worker["status"] == "paused" for worker in found.values()):
+        if any(worker["status"] == "paused" for worker in found.values()):
             text = (
-                f"all workers of the cluster {self._address} are paused, for they are short of memory: "
-                "give them more (--memory-limit), or make --window-size smaller"
+                f"all workers of the cluster {self._address} are paused, for they are short of memory: {_MORE_MEMORY}"
             )
         if now - self._last_workers > _WITHOUT_WORKERS:
             raise ClusterError(text)
-        if is_paused and not self._is_paused:
+        if text not in self._said:
+            self._said.add(text)
             LOG.warning("%s", text)
-        self._is_paused = is_paused
 
     def await_workers(self, cancel: Cancel) -> None:
         """Wait until there is a worker. Raises ClusterError where none comes."""
@@ -135,29 +148,69 @@ class Cluster:
 
     def install(self, timeout: float, max_rate: int) -> None:
         """Let the scheduler grant permits, and begin to give it signs of life. Raises ClusterError."""
-        try:
-            self.client.register_plugin(RunPlugin(self._run, self.client.id, timeout, max_rate))
-        except Exception as error:
+        plugin = RunPlugin(self._run, self.client.id, timeout, max_rate)
+        answers = patiently({"plugin": lambda: self.client.register_plugin(plugin)}, self._cancel, _PATIENCE)
+        error = answers.get("plugin", TimeoutError("it does not answer"))
+        if isinstance(error, Exception):
             raise ClusterError(f"the scheduler of {self._address} does not take a plugin: {error}") from error
         threading.Thread(target=self._give_signs, daemon=True).start()
 
     def ask(self, action: str, window: str = "") -> Any:
         """Ask the plugin. Raises ClusterError."""
-        operation = getattr(self.client.scheduler, self._operation)
-        try:
-            answer = self.client.sync(operation, action=action, window=window, callback_timeout=_ASK_TIMEOUT)
-        except Exception as error:
-            raise ClusterError(f"the scheduler of {self._address} does not answer: {error}") from error
+        return self._ask(action, self._cancel, window=window)
+
+    def _ask(self, action: str, cancel: Cancel, patience: float = _PATIENCE, **what: Any) -> Any:
+        def operate() -> Awaitable[Any]:
+            answer: Awaitable[Any] = getattr(self.client.scheduler, self._operation)(action=action, **what)
+            return answer
+
+        answer = self._asked(operate, cancel, patience)
         if answer is None:
-            raise ClusterError(
-                f"the scheduler of {self._address} took this run for dead and has ended it: run it again"
-            )
+            self._was_ended = True
+            raise self._ended()
         return answer
 
+    def _asked(self, start: Callable[[], Awaitable[Any]], cancel: Cancel, patience: float = _PATIENCE) -> Any:
+        """Return what the scheduler answers. Raises ClusterError."""
+        try:
+            return self._answer(start, cancel, patience)
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise self._lost() from error
+
+    def _answer(self, start: Callable[[], Awaitable[Any]], cancel: Cancel, patience: float = _PATIENCE) -> Any:
+        """Return what Dask gives; it is not waited for longer than that may take, whatever has died or is frozen.
+
+        Raises:
+            ClusterError: it takes too long, or the run was stopped
+            Exception: whatever Dask raises
+        """
+
+        async def wait() -> Any:
+            return await start()
+
+        waiting = asyncio.run_coroutine_threadsafe(wait(), self.client.loop.asyncio_loop)
+        deadline = time.monotonic() + patience
+        while not concurrent.futures.wait([waiting], LOOK_EVERY).done:
+            if cancel.is_set or time.monotonic() > deadline:
+                waiting.cancel()
+                if cancel.is_set:
+                    raise ClusterError("the run was stopped before the cluster answered")
+                raise ClusterError(f"the cluster {self._address} has not answered for {patience:.0f} s")
+        return waiting.result()
+
+    def _lost(self) -> ClusterError:
+        text = "it has ended, or the network between is broken"
+        return ClusterError(f"the connection to the scheduler of {self._address} is lost: {text}")
+
+    def _ended(self) -> ClusterError:
+        return ClusterError(f"the scheduler of {self._address} took this run for dead and has ended it: run it again")
+
     def _give_signs(self) -> None:
-        while not self._is_over.wait(_SIGN_EVERY):
+        while not self._is_over.wait(_SIGN_EVERY) and not self._was_ended:
             with contextlib.suppress(ClusterError):
-                self.ask("sign")
+                self._ask("sign", Cancel())
 
     def end(self, timeout: float) -> None:
         """End the run: permits first, then what the workers keep.
@@ -172,20 +225,23 @@ class Cluster:
         self._is_over.set()
         if self._address.startswith("local:"):
             return  # its workers are killed, and with them what they were about to write
+        now = time.monotonic()
         try:
-            deadline = time.monotonic() + timeout + _MARGIN
-            while not self.ask("end") and time.monotonic() < deadline:
+            while not self._ask("end", Cancel(), lasting(timeout)) and time.monotonic() < now + timeout + _MARGIN:
                 time.sleep(0.02)
         except ClusterError:  # nobody renews a permit, and nobody knows which are out
-            time.sleep(lasting(timeout))
+            time.sleep(max(0.0, now + lasting(timeout) - time.monotonic()))
             return
         patiently({"end": lambda: self.client.run(end_run, self._run, on_error="ignore")}, Cancel(), _MARGIN)
 
     # -- tasks
 
     def begin(self, function: Callable[..., Any], *arguments: Any, key: str, **options: Any) -> Any:
-        """Begin a task; return its future."""
-        return self.client.submit(function, *arguments, key=f"{self._run}-{key}", pure=False, **options)
+        """Begin a task; return its future. Raises ClusterError."""
+        try:
+            return self.client.submit(function, *arguments, key=f"{self._run}-{key}", pure=False, **options)
+        except Exception as error:  # the connection has ended since the last look
+            raise self._lost() from error
 
     def submit(self, function: Callable[..., Any], *arguments: Any, key: str, **options: Any) -> Any:
         """Begin a task; its future comes to `finished`."""
@@ -196,11 +252,17 @@ class Cluster:
     def result(self, future: Any) -> Any:
         """Return what a task has returned. Raises ClusterError."""
         try:
-            return future.result(timeout=60)
+            return self._answer(lambda: self.client.gather([future], asynchronous=True), self._cancel, 2 * _PATIENCE)[0]
+        except ClusterError:
+            raise
         except Exception as error:
             self._look_at = 0.0
             self.workers()
+            self.ask("sign")  # or the scheduler may have ended the run, and with it the task
             text = printable(str(error)) or type(error).__name__
+            if isinstance(error, KilledWorker):
+                text = f"{error.allowed_failures + 1} workers died with it, the last was {error.last_worker.address}. "
+                text += f"Their logs may say why; if they were short of memory, {_MORE_MEMORY}"
             raise ClusterError(f"a task failed on the cluster {self._address}: {text}") from error
 
     def next_finished(self, timeout: float) -> Any | None:
@@ -209,25 +271,6 @@ class Cluster:
             return self.finished.get(timeout=timeout)
         except Empty:
             return None
-
-
-def patiently(functions: Mapping[str, Callable[[], Any]], cancel: Cancel, timeout: float) -> dict[str, Any]:
-    """Return what functions return or raise, those that do so in time. Raises ClusterError once it is cancelled."""
-    results: dict[str, Any] = {}
-
-    def call(name: str) -> None:
-        try:
-            results[name] = functions[name]()
-        except Exception as error:
-            results[name] = error
-
-    for name in functions:
-        threading.Thread(target=call, args=(name,), daemon=True).start()
-    deadline = time.monotonic() + timeout
-    while len(results) < len(functions) and time.monotonic() < deadline:
-        if cancel.wait(_ASK_EVERY):
-            raise ClusterError("the run was stopped before the cluster answered")
-    return dict(results)
 
 
 def show_log(event: tuple[float, Sequence[Any]]) -> None:
@@ -243,18 +286,32 @@ def connected(address: str, run: str, cancel: Cancel) -> Iterator[Cluster]:
         _silence()
         place: Any = address
         if address.startswith("local:"):
-            place = stack.enter_context(_local(int(address.removeprefix("local:")), cancel))
+            place = stack.enter_context(local_workers(int(address.removeprefix("local:")), cancel))
 
         def connect() -> Any:
+            if address.startswith("tls:") and not _Security().get_connection_args("client")["ssl_context"]:
+                raise OSError("Dask knows no certificates for TLS; its configuration has to name them")
             return _Client(place, timeout=_CONNECT_TIMEOUT, set_as_default=False)
 
-        client = patiently({"client": connect}, cancel, 2 * _CONNECT_TIMEOUT).get("client", OSError())
-        if isinstance(client, Exception):
-            cause = printable(str(client)).partition("\n")[0] or "no answer"
-            raise ClusterError(f"can't connect to the cluster {address}: {cause}")
+        client = patiently({"client": connect}, cancel, 2 * _CONNECT_TIMEOUT).get("client")
+        if client is None or isinstance(client, Exception):
+            raise ClusterError(f"can't connect to the cluster {address}: {_explained(client)}")
         stack.callback(_close, client)
         client.subscribe_topic(plugin_name(run), show_log)
-        yield Cluster(client, address, run)
+        yield Cluster(client, address, run, cancel)
+
+
+def _explained(error: Exception | None) -> str:
+    """Return why a scheduler can't be connected to."""
+    cause: BaseException | None = error
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = getattr(cause, "strerror", None) or str(error)
+    # Whatever comes of taking something else for Dask's protocol need not be an OSError.
+    if not isinstance(error, OSError) or isinstance(cause, ConnectionResetError) or "WRONG_VERSION" in text:
+        return "what is there does not speak as a Dask scheduler does (over tcp:// or tls://, as the address says)"
+    file = f"{error.filename}: " if error.filename else ""
+    return file + printable(text.partition("\n")[0])
 
 
 def _silence() -> None:
@@ -269,34 +326,3 @@ def _silence() -> None:
 def _close(client: Any) -> None:
     with contextlib.suppress(Exception):
         client.close(timeout=0.5)
-
-
-@contextlib.contextmanager
-def _local(workers: int, cancel: Cancel) -> Iterator[Any]:
-    """Start worker processes here. They end with this process, however that ends."""
-
-    def start() -> Any:
-        return _LocalCluster(
-            n_workers=workers,
-            threads_per_worker=_THREADS,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-
-    try:
-        cluster = start()
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ClusterError(f"can't start {workers} worker processes: {error}") from error
-    try:
-        yield cluster
-    finally:
-        for nanny in cluster.workers.values():  # Dask would wait for what their threads do
-            nanny.auto_restart = False
-            if nanny.pid:
-                with contextlib.suppress(OSError):
-                    os.kill(nanny.pid, signal.SIGKILL)
-        with contextlib.suppress(Exception):
-            cluster.close(timeout=1)
-        cluster.shutdown_on_close = False  # Dask would try again, for longer, when this process ends

@@ -51,7 +51,8 @@ class Leases:
     @property
     def are_out(self) -> bool:
         """True while somebody may still write."""
-        return bool(self._until)
+        now = boot_clock()
+        return any(until >= now for until, _ in self._until.values())
 
     def see_coordinator(self) -> None:
         """Take note that the coordinator lives."""
@@ -59,7 +60,7 @@ class Leases:
 
     def open(self, window: str) -> bool:
         """Open a window; return False if permits from before may still be out."""
-        if self._has_ended or self._until or boot_clock() < self._opens_at:
+        if self._has_ended or self.are_out or boot_clock() < self._opens_at:
             return False
         self._open = window
         return True
@@ -67,7 +68,7 @@ class Leases:
     def close(self) -> bool:
         """Grant no more permits; return True once nobody may write any more."""
         self._open = None
-        return not self._until
+        return not self.are_out
 
     def end(self) -> None:
         """Never grant a permit again."""

@@ -35,6 +35,7 @@ class Permit(Cancel):
         self._until = 0.0  # on the boot clock
         self._window = ""
         self._holder = ""
+        self._answered_at = 0.0  # on the monotonic clock
         self._is_done = threading.Event()
         self._renewer: threading.Thread | None = None
 
@@ -82,10 +83,12 @@ class Permit(Cancel):
 
     def await_grant(self) -> None:
         """Wait until something may be begun. Raises Superseded where that is never."""
-        deadline = time.monotonic() + _PATIENCE
+        self._answered_at = time.monotonic()
         while self.is_set:
-            if not self._acquire() or time.monotonic() > deadline:
-                raise Superseded(self._window)
+            if not self._acquire():
+                raise Superseded(f"the window {self._window} is closed")
+            if time.monotonic() > self._answered_at + _PATIENCE:
+                raise Superseded(f"the scheduler has not answered {self._worker} for {_PATIENCE:.0f} s")
             if self.is_set:
                 time.sleep(_LOOK_EVERY)
 
@@ -96,6 +99,7 @@ class Permit(Cancel):
             answer = self._ask("permit", window=self._window, holder=self._holder, worker=self._worker)
         except OSError:
             return True
+        self._answered_at = time.monotonic()
         if answer == "granted":
             self._until = asked + LEASE
         elif answer != "wait":  # closed; or the run is over, and the scheduler knows nothing of it any more

@@ -13,6 +13,7 @@ from memcload.cluster import tasks
 from memcload.cluster.connection import Cluster
 from memcload.cluster.job import Job, Segment, Summary, Unit
 from memcload.file_load import FileLoad
+from memcload.source.places import absolute
 
 _MOST_FILES = 256  # in a unit
 _PARTS_AHEAD = 2  # of a unit that are asked for at a time
@@ -143,7 +144,7 @@ class Reader:
             files = self._next_files(self._files)
             if files:
                 self._units += 1
-                unit = Unit(f"{self._name}-{self._units}", tuple(file.path for file in files))
+                unit = Unit(f"{self._name}-{self._units}", tuple(absolute(file.path) for file in files))
                 busy = Counter(stream.worker for stream in self._streams if not stream.is_over)
                 stream = ReadAhead(unit, files, min(workers, key=lambda worker: busy[worker]))
                 self._streams.append(stream)

@@ -9,13 +9,16 @@ from typing import Any
 
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.scheduler import heartbeat_interval
 
 from memcload.cluster.leases import Leases, boot_clock, lasting
 
 _Plugin: Any = SchedulerPlugin  # Dask has no types, or is not there to be looked at
 _rpc: Any = distributed.rpc
 _LOOK_EVERY = 0.25  # seconds
-_SILENT_AFTER = 5.0  # seconds without a heartbeat; with many workers, which have fewer of them, ten heartbeats
+_ASLEEP_AFTER = 1.0  # seconds that a look is late, after which it was the scheduler that was silent
+_SILENT_AFTER = 5.0  # seconds without a heartbeat
+_HEARTBEATS = 10  # and so many of them that are missing: of many workers, each has fewer
 _PREFIX = "memcload-"
 
 
@@ -50,6 +53,7 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
         self._removals: set[asyncio.Task[None]] = set()
         scheduler.handlers[self.name] = self.handle
         self._watch_task = asyncio.create_task(self._watch())
+        self._watch_task.add_done_callback(lambda _: self.leases.end())  # whatever has ended it: Dask would only log it
 
     async def close(self) -> None:
         """Grant nothing any more."""
@@ -73,18 +77,16 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
             return leases.reserve(records)
         if action == "give back":
             leases.give_back(holder)
-        else:
-            leases.see_coordinator()
-            if action == "open":
-                if leases.has_ended:
-                    return None
-                return not self._others_are_out() and leases.open(window)
-            if action == "close":
-                return leases.close()
-            if action == "end":
-                leases.end()
-                return not leases.are_out
-        return True
+            return True
+        if action == "end":
+            leases.end()
+            return not leases.are_out
+        if leases.has_ended:
+            return None
+        leases.see_coordinator()
+        if action == "open":
+            return not self._others_are_out() and leases.open(window)
+        return leases.close() if action == "close" else True
 
     def _others_are_out(self) -> bool:
         """Return True if deliveries of a run whose coordinator is gone may still write."""
@@ -92,9 +94,15 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
         return any(plugin.leases.has_ended and plugin.leases.are_out for plugin in plugins)
 
     async def _watch(self) -> None:
+        last_look = awake_since = time.time()
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            for address in self.leases.lapse():
+            now = time.time()
+            if was_asleep := now - last_look > _LOOK_EVERY + _ASLEEP_AFTER:
+                awake_since = now  # what workers said meanwhile is still to be read
+            last_look = now
+            lapsed = self.leases.lapse()
+            for address in () if was_asleep else lapsed:
                 self._remove(address)
             if self.leases.has_ended:
                 if not self.leases.are_out:
@@ -103,16 +111,28 @@ class RunPlugin(_Plugin):  # type: ignore[misc]
                     self._scheduler.handlers.pop(self.name, None)
                     return
                 continue
-            now, workers = time.time(), list(self._scheduler.workers.values())
-            silent_after = max(_SILENT_AFTER, 10 * (0.5 if len(workers) <= 10 else 1 if len(workers) < 50 else 2))
+            self._place_tasks()
+            workers = list(self._scheduler.workers.values())
+            silent_after = max(_SILENT_AFTER, _HEARTBEATS * heartbeat_interval(len(workers)))
             for worker in workers:
-                if now - worker.last_seen > silent_after and self._is_needed(worker):
+                if now - max(worker.last_seen, awake_since) > silent_after and self._is_needed(worker):
                     self._remove(worker.address)
+
+    def _place_tasks(self) -> None:
+        """Begin what found no worker once there is one.
+
+        Dask leaves it to the worker that it should rather run on, even if that is gone and others are allowed.
+        """
+        if self._scheduler.running:
+            waiting = {task.key: "processing" for task in self._scheduler.unrunnable if self._is_ours(task)}
+            self._scheduler.transitions(waiting, stimulus_id=f"{self.name}-place")
 
     def _is_needed(self, worker: Any) -> bool:
         """Return True if the run waits for a worker, or for what it holds."""
-        mark = f"{self._run}-"
-        return any(str(task.key).startswith(mark) for tasks in (worker.processing, worker.has_what) for task in tasks)
+        return any(self._is_ours(task) for tasks in (worker.processing, worker.has_what) for task in tasks)
+
+    def _is_ours(self, task: Any) -> bool:
+        return str(task.key).startswith(f"{self._run}-")
 
     def _remove(self, address: str) -> None:
         task = asyncio.create_task(self._remove_worker(address))

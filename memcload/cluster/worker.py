@@ -25,6 +25,7 @@ from memcload.memcached.routing import Router
 from memcload.memcached.server import Server
 from memcload.memcached.tls import make_tls_context, read_credentials
 from memcload.sink import Client, Fleet
+from memcload.source.pattern import NoLibrary
 from memcload.source.places import source_of
 from memcload.verify import ComparingSink
 
@@ -36,6 +37,10 @@ _lock = threading.Lock()
 
 class WrongVersion(Exception):
     """This worker has another version of the program than the coordinator; the message names both."""
+
+
+class CannotWork(Exception):
+    """Something is missing where this worker runs; the message names both."""
 
 
 class Connected:
@@ -164,25 +169,33 @@ _current = threading.local()
 
 @contextlib.contextmanager
 def working_for(job: Job) -> Iterator[WorkerRun]:
-    """Give what this process keeps of a run, for a task. Raises WrongVersion."""
+    """Give what this process keeps of a run, for a task. Raises WrongVersion, CannotWork."""
+    address = get_worker().address
     if job.version != __version__:
-        raise WrongVersion(f"the worker {get_worker().address} has version {__version__}, not {job.version}")
+        raise WrongVersion(f"the worker {address} has version {__version__}, not {job.version}")
+    try:
+        run = _run_of(job)
+        _current.run = run
+        yield run
+    except (NoLibrary, OSError, ValueError) as error:
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        raise CannotWork(f"the worker {address}: {text}") from error
+    finally:
+        _current.run = None
+
+
+def _run_of(job: Job) -> WorkerRun:
     with _lock:
         if not any(isinstance(handler, _Forwarding) for handler in LOG.handlers):
             LOG.addHandler(_Forwarding())
             LOG.setLevel(logging.INFO)
             LOG.propagate = False
         _forget_old_runs()
-        _current.run = None
         if job.run not in _runs:
             _runs[job.run] = WorkerRun(job)
         run = _runs[job.run]
     run.used = time.monotonic()
-    _current.run = run
-    try:
-        yield run
-    finally:
-        _current.run = None
+    return run
 
 
 def _forget_old_runs() -> None:

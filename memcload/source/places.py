@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from memcload.cancel import Cancel
 from memcload.source.local import LocalSource
 from memcload.source.pattern import local_pattern
 from memcload.source.source import Source
+
+
+def absolute(path: str) -> str:
+    """Return a path so that it means the same to who works in another directory; a URL does that anyway."""
+    return path if "://" in path else os.path.join(os.getcwd(), path)
 
 
 def source_of(

@@ -20,13 +20,14 @@ from typing import Any
 from memcload.cancel import Cancel
 from memcload.source import s3
 from memcload.source.pattern import NoLibrary
-from memcload.source.store_errors import Conflict, Stopped, explained
+from memcload.source.store_errors import Conflict, Stopped, explained, is_collision
 
 _PATIENCE = 20.0  # seconds for an operation
 _PATIENCE_TO_READ = 60.0  # for a part of an object
 _PATIENCE_TO_COPY = 900.0  # seconds; a store copies some tens of megabytes a second
 _MORE_GRACE = 1.0  # seconds
 _LOOK_EVERY = 0.05  # seconds
+_PAUSES = (0.2, 0.6)  # seconds before another attempt
 _PART = 1 << 23  # bytes, where each part is a request
 _NOBODY_HAS = '"00000000000000000000000000000000"'  # an ETag
 _S3 = ("s3://", "s3a://")
@@ -241,7 +242,19 @@ class Store:
         return path
 
     def _call(self, url: str, function: Callable[[], Any], patience: float | None = None) -> Any:
-        return Call(url, function).result(patience or _PATIENCE, self._cancel, self._grace)
+        return Call(url, lambda: _settled(function)).result(patience or _PATIENCE, self._cancel, self._grace)
+
+
+def _settled(function: Callable[[], Any]) -> Any:
+    """Do something again that met another request for the same object: the store has done neither, or one of them."""
+    for pause in _PAUSES:
+        try:
+            return function()
+        except Exception as error:
+            if not is_collision(error):
+                raise
+        time.sleep(pause)
+    return function()
 
 
 def _file_system_class(url: str) -> Any:

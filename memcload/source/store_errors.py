@@ -43,6 +43,11 @@ def explained(error: BaseException, url: str) -> OSError:
     return OSError(getattr(error, "errno", None) or errno.EIO, f"the store says: {text or kind}", url)
 
 
+def is_collision(error: BaseException) -> bool:
+    """Return True if a store wants a request again, because another one was under way for the same object."""
+    return _status(error) == 409
+
+
 def _response(error: BaseException) -> dict[str, Any]:
     for candidate in (error, error.__cause__, error.__context__):
         response = getattr(candidate, "response", None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from memcload.cluster import leases
+from memcload.cluster import leases, permit
 from memcload.cluster.leases import COORDINATOR_LEASE, LEASE, Leases, lasting
 from memcload.cluster.permit import Permit, Superseded
 
@@ -107,3 +109,38 @@ def test_the_rate_is_one_for_all(clock: Clock) -> None:
 def test_a_delivery_of_a_run_that_is_over_gives_up_at_once(answer: str | None) -> None:
     with pytest.raises(Superseded), Permit(lambda action, **what: answer, "w").hold("1"):
         pass
+
+
+def test_a_delivery_waits_for_a_coordinator_that_is_frozen_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "_PATIENCE", 0.1)
+    answers = iter(["wait"] * 6 + ["granted"] * 99)
+    with Permit(lambda action, **what: next(answers), "w").hold("1") as held:
+        assert not held.is_set
+
+
+def test_a_delivery_gives_up_where_the_scheduler_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "_PATIENCE", 0.1)
+
+    def ask(action: str, **what: object) -> str:
+        raise OSError
+
+    with pytest.raises(Superseded, match="has not answered"), Permit(ask, "w").hold("1"):
+        pass
+
+
+def test_a_permit_that_is_not_renewed_runs_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does for a process that was frozen, or is cut off from the scheduler alone."""
+    monkeypatch.setattr(permit, "LEASE", 0.2)
+    answers = iter(["granted"])
+
+    def ask(action: str, **what: object) -> str:
+        if (answer := next(answers, None)) is None:
+            raise OSError
+        return answer
+
+    with Permit(ask, "w").hold("1") as held:
+        assert not held.is_set
+        assert held.requested_at is None
+        time.sleep(0.3)
+        assert held.is_set
+        assert held.requested_at is not None

@@ -50,15 +50,6 @@ FOUND = {
 }
 
 
-@pytest.fixture
-def s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """A bucket that this process finds as a loader would."""
-    for name, value in bucket.environ().items():
-        if name.startswith("AWS_"):
-            monkeypatch.setenv(name, value)
-    return bucket
-
-
 @pytest.fixture(params=["s3", "memory"])
 def root(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a place of a store where all the keys are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tests.outside.faults import held_while
 from tests.outside.proxy import FaultyProxy
@@ -43,6 +45,11 @@ class DaskCluster:
         self.is_cut_off = threading.Event()
         self._proxy: FaultyProxy | None = None
 
+    @property
+    def log(self) -> str:
+        """What its processes have logged so far."""
+        return (self._directory / "log").read_text()
+
     def __enter__(self) -> DaskCluster:
         self.start_scheduler()
         self.is_cut_off.clear()
@@ -59,6 +66,52 @@ class DaskCluster:
     def address(self) -> str:
         """Return the value of `--cluster`."""
         return f"{self._protocol}://127.0.0.1:{self._port}"
+
+    def last_run(self) -> tuple[Counter[str], list[str]]:
+        """Return how often the scheduler was given each task of the last run, and what it keeps of any run."""
+
+        def look(dask_scheduler: Any) -> tuple[Counter[str], list[str]]:
+            log = [(entry[0], entry[1], entry[2]) for entry in dask_scheduler.transition_log]
+            run = log[-1][0].partition("-")[0]
+            tasks = Counter(key for key, *change in log if key.startswith(run) and change == ["released", "waiting"])
+            kept = [*dask_scheduler.plugins, *dask_scheduler.handlers, *dask_scheduler.tasks]
+            return tasks, [name for name in kept if name.startswith("memcload")]
+
+        found: tuple[Counter[str], list[str]] = self._within_scheduler(look)
+        return found
+
+    @contextlib.contextmanager
+    def scheduler_of_version(self, version: str) -> Iterator[None]:
+        """Let the scheduler have another version of the program than it has, for as long as the context lasts."""
+
+        def become(version: str) -> str:
+            program: Any = importlib.import_module("memcload")
+            was: str = program.__version__
+            program.__version__ = version
+            return was
+
+        was = self._within_scheduler(become, version)
+        try:
+            yield
+        finally:
+            self._within_scheduler(become, was)
+
+    def end_runs(self) -> None:
+        """Let the scheduler take the programs that started runs for dead, though they are connected."""
+
+        def end(dask_scheduler: Any) -> None:
+            for plugin in list(dask_scheduler.plugins.values()):
+                for client in dask_scheduler.clients:
+                    plugin.remove_client(scheduler=dask_scheduler, client=client)
+
+        self._within_scheduler(end)
+
+    def _within_scheduler(self, function: Callable[..., Any], *arguments: str) -> Any:
+        import distributed  # here: it takes long
+
+        client: Any = distributed.Client(self.address, set_as_default=False)
+        with client:
+            return client.run_on_scheduler(function, *arguments)
 
     def make_ready(self) -> None:
         """Have all workers sound, whatever an earlier test did to them."""
@@ -133,14 +186,16 @@ class DaskCluster:
     def _start(
         self, program: str, *options: str, path: Path = PROJECT, log: BinaryIO | None = None
     ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{program}", *options, "--no-dashboard"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log or subprocess.DEVNULL,
-            cwd=path,
-            env={**os.environ, "PYTHONPATH": str(path), **self._environ},
-        )
+        self._directory.mkdir(exist_ok=True)
+        with (self._directory / "log").open("ab") as file:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{program}", *options, "--no-dashboard"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log or file,
+                cwd=path,
+                env={**os.environ, "PYTHONPATH": str(path), **self._environ},
+            )
 
     @staticmethod
     def _end(*processes: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.outside.clusters import DaskCluster
 from tests.outside.logs import Inbox, log_of_few_devices, make_inbox
+from tests.outside.object_store import environ_for
 
 
 @pytest.fixture
@@ -26,9 +27,9 @@ def one_file(tmp_path: Path) -> Inbox:
 
 
 @pytest.fixture(scope="session")
-def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    """A cluster of this process alone. Tests ask for `cluster` instead."""
-    with DaskCluster(tmp_path_factory.mktemp("dask")) as cluster:
+def running_cluster(tmp_path_factory: pytest.TempPathFactory, s3_port: int) -> Iterator[DaskCluster]:
+    """A cluster of this process alone, which reaches the S3 server. Tests ask for `cluster` instead."""
+    with DaskCluster(tmp_path_factory.mktemp("dask"), environ=environ_for(s3_port)) as cluster:
         yield cluster
 
 

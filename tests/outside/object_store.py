@@ -55,6 +55,19 @@ def s3_server() -> Iterator[int]:
         process.wait()
 
 
+def environ_for(port: int) -> dict[str, str]:
+    """Return the variables by which the store at a port, and credentials for it, are found."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "AKIATEST",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
 class Gate:
     """Passes requests on to a server. `rule` may interfere; `seen` are the methods and paths that came."""
 
@@ -155,13 +168,7 @@ class Bucket:
         """Return the environment in which a loader finds the store and its credentials."""
         return {
             **{name: value for name, value in own_environ().items() if not name.startswith("AWS_")},
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.gate.port}",
-            "AWS_ACCESS_KEY_ID": "AKIATEST",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            **environ_for(self.gate.port),
             **other,
         }
 

@@ -116,13 +116,17 @@ class FaultyProxy:
         for thread in self._threads[1:]:
             thread.join()
 
+    def break_connections(self) -> None:
+        """End all connections there are, on both sides."""
+        with self._lock:
+            for sock in self._sockets:
+                _end(sock)
+
     def close(self) -> None:
         """End everything, and wait until it has ended."""
         self._closed.set()
         _end(self._listener)
-        with self._lock:
-            for sock in self._sockets:
-                _end(sock)
+        self.break_connections()
         for thread in self._threads:
             thread.join()
 

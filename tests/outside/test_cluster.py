@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import shutil
 import signal
+import socketserver
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,12 @@ from tests.outside.clusters import PROJECT, DaskCluster
 from tests.outside.faults import trigger
 from tests.outside.loading import PARALLEL, Loader, Running, load, own_environ, run, with_report
 from tests.outside.logs import Inbox, huge_line, line, log_of_few_devices, make_inbox, names, numbered, write_gz
-from tests.outside.memcached import Servers, addresses, contents
-from tests.outside.object_store import Bucket
+from tests.outside.memcached import Servers, addresses, contents, everywhere
+from tests.outside.object_store import SECRET, Bucket
 from tests.outside.proxy import FaultyProxy
-from tests.outside.secure import make_certificate
+from tests.outside.secure import make_certificate, memcached
 from tests.outside.spec import TYPES, expected
+from tests.outside.terminal import bar_of, session
 from tests.outside.trials import assert_loaded, assert_next_load_mends
 from tests.outside.verifying import change, delete, verify
 
@@ -41,7 +45,7 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def test_state_names_report_and_rejects_are_those_of_one_host(
+def test_state_names_report_metrics_and_rejects_are_those_of_one_host(
     tmp_path: Path, servers: Servers, cluster: DaskCluster
 ) -> None:
     rng = random.Random(5)
@@ -55,14 +59,16 @@ def test_state_names_report_and_rejects_are_those_of_one_host(
         for file in range(3)
     ]
     left = []
+    metrics = tmp_path / "metrics"
     for options in ((), on(cluster, *SMALL_WINDOWS)):
         for server in servers.values():
             server.flush()
         inbox = make_inbox(tmp_path / "inbox", logs)
         (inbox.directory / "2.tsv.gz").write_bytes((inbox.directory / "2.tsv.gz").read_bytes()[:-9])  # truncated
-        finished = load(ON_CLUSTER, inbox.pattern, servers, "--settle", "0", *options)
+        finished = load(ON_CLUSTER, inbox.pattern, servers, "--settle", "0", "--metrics", str(metrics), *options)
+        figures = [figure for figure in metrics.read_text().splitlines() if "seconds" not in figure]
         rejects = {path.name: path.read_bytes() for path in inbox.directory.glob(".*.rejects.tsv")}
-        left.append((without_times(finished.report), names(inbox.directory), rejects, contents(servers)))
+        left.append((without_times(finished.report), names(inbox.directory), rejects, contents(servers), figures))
         shutil.rmtree(inbox.directory)
     assert left[1] == left[0]
     assert left[0][0]["totals"]["rejected"]["too_large"] == 2
@@ -81,11 +87,16 @@ def test_again_only_and_ttl(inbox: Inbox, servers: Servers, cluster: DaskCluster
     assert contents(servers) == expected(*inbox.logs).items
 
 
-def test_several_servers_a_device_type(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+def test_several_servers_a_device_type_and_a_pattern_that_begins_here(
+    tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
+    """The workers began elsewhere."""
     where = [server.address for server in servers.values()]
     inbox = make_inbox(tmp_path / "inbox", [numbered(300), numbered(300).replace(b"55.55", b"-1")])
     options = [part for name in TYPES for part in (f"--{name}", ",".join(where))]
-    assert run(ON_CLUSTER, inbox.pattern, *options, *on(cluster)).exit_code == 0
+    finished = run(ON_CLUSTER, "inbox/*.gz", *options, *on(cluster), directory=tmp_path)
+    assert finished.exit_code == 0
+    assert finished.says("inbox/0.tsv.gz: done, now inbox/.0.tsv.gz")
     with contextlib.closing(HashClient(where)) as reader:
         items = expected(*inbox.logs).items
         assert [key for key, item in items.items() if reader.get(key.decode()) != item.value] == []
@@ -99,11 +110,18 @@ def test_a_dry_run_shows_the_records_and_sends_nothing(inbox: Inbox, servers: Se
     assert inbox.renamed() == []
 
 
-def test_the_rate_holds_over_all_workers(tmp_path: Path, servers: Servers, cluster: DaskCluster) -> None:
+def test_the_rate_holds_over_all_workers_and_the_progress_is_shown_here(
+    tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
     inbox = make_inbox(tmp_path / "inbox", [numbered(1000, prefix=f"{file}-") for file in range(3)])
-    finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, "--max-rate", "1500"))
-    assert_loaded(finished, inbox, servers)
-    assert finished.report["seconds"] > 3000 / 1500 - 0.5
+    options = on(cluster, *SMALL_WINDOWS, "--max-rate", "1500", "--report", str(tmp_path / "report"))
+    with session(ON_CLUSTER, inbox.directory, servers, *options) as shown:
+        assert shown.finish() == 0
+    assert contents(servers) == expected(*inbox.logs).items
+    assert inbox.waiting() == []
+    assert json.loads((tmp_path / "report").read_text())["seconds"] > 3000 / 1500 - 0.5
+    assert any(re.search(r" [1-9][\d,]* records · [\d,]+/s", bar_of(screen)) for screen in shown.seen)
+    assert any("servers  idfa ok  gaid ok  adid ok  dvid ok" in screen for screen in shown.seen)
 
 
 def test_a_server_that_is_down_fails_its_own_records_only(inbox: Inbox, servers: Servers, cluster: DaskCluster) -> None:
@@ -124,18 +142,66 @@ def test_a_server_that_restarts_is_loaded_again(tmp_path: Path, servers: Servers
         finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster, *SMALL_WINDOWS), gaid=watch.address)
     assert_loaded(finished, inbox, servers)
     assert finished.says("loading it again", "W")
+    tasks, left = cluster.last_run()
+    assert len(tasks) > 20
+    assert {key[: len("memcload_")] for key in tasks} == {"memcload_"}  # and so on: no two runs have a key in common
+    assert [key for key, count in tasks.items() if count > 1] == []  # or Dask could give the result of the first load
+    assert left == []
 
 
-def test_logs_in_an_object_store(bucket: Bucket, servers: Servers) -> None:
-    logs = [bucket.write_log(f"in/{n}.tsv.gz", log_of_few_devices(random.Random(n), n)) for n in range(3)]
-    options = (*addresses(servers), "--report", "-", "--cluster", "local:2")
-    finished = with_report(run(ON_CLUSTER, bucket.url("in/*.gz"), *options, environ=bucket.environ()))
+def test_logs_in_an_object_store(bucket: Bucket, servers: Servers, cluster: DaskCluster) -> None:
+    names = ["0 [1] é.gz", "1.gz", "2.gz"]
+    logs = [log_of_few_devices(random.Random(number), number) for number in range(3)]
+    huge = huge_line("gaid", "huge")
+    for name, log in zip(names, logs, strict=True):
+        bucket.write_log(f"in/{name}", log + huge)
+    options = (*addresses(servers), *on(cluster), "--report", "-")
+    url, environ = bucket.url("in/*.gz"), bucket.environ()
+    none_yet = with_report(run(ON_CLUSTER, url, *options, "--min-age", "60", environ=environ))
+    assert (none_yet.exit_code, none_yet.report["files"]) == (0, [])
+    some = with_report(run(ON_CLUSTER, url, *options, "--only", "gaid", "--ttl", "1000", environ=environ))
+    assert some.exit_code == 0
+    assert {file["reason"] for file in some.report["files"]} == {"partly_loaded"}
+    assert {key[:4] for key in contents(servers)} == {b"gaid"}
+    assert bucket.names() == [f"in/{name}" for name in names]
+
+    finished = with_report(run(ON_CLUSTER, url, *options, environ=environ))
+
     assert finished.exit_code == 0
     assert contents(servers) == expected(*logs).items
-    done = [f"in/.{n}.tsv.gz" for n in range(3)]
-    assert bucket.names() == sorted([*done, *(f"{name}.rejects.tsv" for name in done)])
-    readers = {path for method, path in bucket.gate.seen if method == "GET" and ".tsv.gz" in path}
-    assert len(readers) >= 3  # it was read through the gate, by the workers
+    assert bucket.names() == sorted([f"in/.{name}{suffix}" for name in names for suffix in ("", ".rejects.tsv")])
+    rejects = [expected(log).rejects_file + b"601\ttoo_large\t" + huge for log in logs]
+    assert [bucket.read(f"in/.{name}.rejects.tsv") for name in names] == rejects
+    read_here = {path for method, path in bucket.gate.seen if method == "GET" and "/in/" in path}
+    assert [path for path in read_here if not path.endswith(".lock")] == []  # but by the workers
+
+
+def test_secrets_are_in_no_log_also_where_a_task_fails(
+    bucket: Bucket, tmp_path: Path, servers: Servers, cluster: DaskCluster
+) -> None:
+    auth, password = tmp_path / "auth", "s3cr:et-of-ours"
+    auth.write_text(f"loader:{password}\n")
+    auth.chmod(0o600)
+    certificate, key = make_certificate(tmp_path)
+    chain = ("-o", f"ssl_chain_cert={certificate}", "-o", f"ssl_key={key}", "-o", f"ssl_ca_cert={certificate}")
+    log = bucket.write_log("in/a.gz", numbered(400))
+    with memcached("-Z", *chain, "-o", "ssl_verify_mode=2", "-Y", str(auth)) as address:
+        tls = ("--tls", "--tls-ca", str(certificate), "--tls-cert", str(certificate), "--tls-key", str(key))
+        options = ("--auth-file", "auth", *tls, *on(cluster, "--log-level", "debug"))
+        first = (*everywhere(address), *options, "--only", "idfa", "--report", "-")
+        environ, url = bucket.environ(), bucket.url("in/*.gz")
+        loaded = with_report(run(ON_CLUSTER, url, *first, environ=environ, directory=tmp_path))
+        # The first to connect is the program that starts the run.
+        with FaultyProxy(address, trigger(0, auth.unlink)) as watch:
+            options = (*everywhere(watch.address), *options)
+            failed = run(ON_CLUSTER, url, *options, environ=environ, directory=tmp_path)
+    assert (loaded.exit_code, loaded.report["totals"]["stored"]) == (0, expected(log).stored["idfa"])
+    assert failed.exit_code == 1
+    assert [text for text in failed.messages("E") if "a task failed on the cluster" in text and str(auth) in text]
+    assert "Compute Failed" in cluster.log
+    said = "\n".join([cluster.log, loaded.output, *loaded.log, *failed.log])
+    secrets = [password, SECRET, *key.read_text().splitlines()[1:-1]]
+    assert [secret for secret in secrets if secret in said] == []
 
 
 def test_the_cluster_speaks_tls(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
@@ -178,7 +244,7 @@ def test_a_verification_finds_the_same(tmp_path: Path, servers: Servers, cluster
 # --- what can't be ------------------------------------------------------------------------------
 
 
-def test_a_worker_of_another_version_is_named(
+def test_who_has_another_version_or_not_the_program_is_named(
     tmp_path: Path, inbox: Inbox, servers: Servers, cluster: DaskCluster
 ) -> None:
     other = tmp_path / "other"
@@ -187,11 +253,16 @@ def test_a_worker_of_another_version_is_named(
         shutil.copy(path, other)
     package = other / "memcload" / "__init__.py"
     package.write_text(package.read_text().replace('__version__ = "', '__version__ = "0.'))
-    cluster.start_other_worker(other)
-    finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster))
+    (tmp_path / "empty").mkdir()
+    for place in (other, tmp_path / "empty"):
+        cluster.start_other_worker(place)
+    with cluster.scheduler_of_version("0.9"):
+        finished = load(ON_CLUSTER, inbox.pattern, servers, *on(cluster))
     assert finished.exit_code == 1
+    assert finished.says("the scheduler has version 0.9", "E")
     (message,) = [text for text in finished.messages("E") if "has version 0." in text and "stays pending" not in text]
-    assert "the worker tcp://127.0.0.1:" in message
+    assert re.search(r"the worker tcp://127.0.0.1:\d+ has version 0.", message)
+    assert re.search(r"the worker tcp://127.0.0.1:\d+ has not installed this program", message)
     assert inbox.renamed() == []
     assert contents(servers) == {}
 
@@ -202,7 +273,7 @@ def test_workers_that_are_all_paused(tmp_path: Path, inbox: Inbox, servers: Serv
         DaskCluster(tmp_path / "dask", workers=1, environ=environ) as cluster,
         Running(ON_CLUSTER, inbox.pattern, *addresses(servers), *on(cluster)) as running,
     ):
-        running.wait_for(r"all workers of the cluster tcp://\S+ are paused, .* give them more \(--memory-limit\)")
+        running.wait_for(r" W all workers of the cluster tcp://\S+ are paused, .* give them more \(--memory-limit\)")
         running.send(signal.SIGTERM)
         assert running.finish().exit_code == 128 + signal.SIGTERM
     assert inbox.renamed() == []
@@ -211,8 +282,27 @@ def test_workers_that_are_all_paused(tmp_path: Path, inbox: Inbox, servers: Serv
 def test_a_cluster_that_is_not_there(inbox: Inbox, servers: Servers) -> None:
     finished = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", "tcp://127.0.0.1:1")
     assert finished.exit_code == 1
-    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1", "E")
+    assert finished.says("can't connect to the cluster tcp://127.0.0.1:1: ", "E")
     assert set(finished.statuses().values()) == {"pending"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "says"),
+    [("tcp", "what is there does not speak as a Dask scheduler does"), ("tls", "Dask knows no certificates for TLS")],
+)
+def test_a_scheduler_that_is_none_or_wants_certificates(inbox: Inbox, protocol: str, says: str) -> None:
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        address = f"{protocol}://127.0.0.1:{server.server_address[1]}"
+        finished = run(ON_CLUSTER, inbox.pattern, "--cluster", address)
+        server.shutdown()
+    assert finished.exit_code == 1
+    assert finished.says(f"can't connect to the cluster {address}: {says}", "E")
+    assert inbox.renamed() == []
 
 
 def test_dask_that_is_not_installed(tmp_path: Path, inbox: Inbox, servers: Servers) -> None:
@@ -225,7 +315,10 @@ def test_dask_that_is_not_installed(tmp_path: Path, inbox: Inbox, servers: Serve
     assert inbox.renamed() == []
 
 
-@pytest.mark.parametrize("options", [("--cluster", "local:0"), ("--cluster", "scheduler:8786"), ("--window-size", "9")])
+@pytest.mark.parametrize(
+    "options",
+    [("--cluster", "local:0"), ("--cluster", "scheduler:8786"), ("--cluster", "tcp://h:0"), ("--window-size", "9")],
+)
 def test_wrong_usage(tmp_path: Path, options: tuple[str, ...]) -> None:
     write_gz(tmp_path / "a.gz", line())
     assert run(PARALLEL, tmp_path / "*.gz", *options).exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from tests.outside.clusters import DaskCluster
 from tests.outside.faults import trigger
-from tests.outside.loading import Finished, Loader, Running, load, with_report
+from tests.outside.loading import LOG_LINE, Finished, Loader, Running, load, with_report
 from tests.outside.logs import Inbox, log_of_few_devices, make_inbox
 from tests.outside.memcached import Servers, addresses, contents
 from tests.outside.proxy import FaultyProxy
@@ -94,16 +95,49 @@ def test_a_killed_coordinator_is_run_again_at_once(inbox: Inbox, servers: Server
     assert inbox.waiting() == []
 
 
-@pytest.mark.parametrize("place", ["local:2", "cluster"])
-def test_a_signal_ends_a_load_while_a_server_is_frozen(
-    inbox: Inbox, servers: Servers, cluster: DaskCluster, place: str
+@pytest.mark.parametrize(
+    ("is_connected", "says"),
+    [(False, "the connection to the scheduler of WAY is lost"), (True, "the scheduler of WAY took this run for dead")],
+)
+def test_a_run_that_the_scheduler_takes_for_dead_is_run_again_at_once(
+    inbox: Inbox, servers: Servers, cluster: DaskCluster, is_connected: bool, says: str
+) -> None:
+    with FaultyProxy(cluster.address.removeprefix("tcp://")) as way:
+        end = trigger(SHARE // 5, cluster.end_runs if is_connected else way.break_connections)
+        with FaultyProxy(servers["gaid"].address, end) as watch:
+            options = ("--cluster", f"tcp://{way.address}", *HURRIED)
+            finished = load(ON_CLUSTER, inbox.pattern, servers, *options, gaid=watch.address)
+    assert finished.exit_code == 1
+    assert finished.says(says.replace("WAY", f"tcp://{way.address}"), "E")
+    assert inbox.waiting() == [f"{number}.tsv.gz" for number in range(4)]
+    again = load(ON_CLUSTER, inbox.pattern, servers, "--cluster", cluster.address, "--timeout", "1")
+    assert_loaded(again, inbox, servers)
+
+
+def test_an_interrupt_from_a_terminal_is_answered_by_the_run_alone(inbox: Inbox) -> None:
+    """A terminal sends it to the local workers, too, which may just be starting."""
+    with Running(ON_CLUSTER, inbox.pattern, "--cluster", "local:2", "--dry", "--log-level", "info") as running:
+        running.wait_for("Memc loader started")
+        time.sleep(0.6)
+        os.killpg(running.process.pid, signal.SIGINT)
+        finished = running.finish()
+    assert finished.exit_code in (0, 128 + signal.SIGINT)
+    assert [text for text in finished.log if not LOG_LINE.fullmatch(text)] == []
+
+
+@pytest.mark.parametrize(("place", "frozen_one"), [("local:2", "idfa"), ("cluster", "idfa"), ("cluster", "scheduler")])
+def test_a_signal_ends_a_load_while_a_server_or_the_scheduler_is_frozen(
+    inbox: Inbox, servers: Servers, cluster: DaskCluster, place: str, frozen_one: str
 ) -> None:
     address = cluster.address if place == "cluster" else place
-    options = ("--cluster", address, "--timeout", "1", "--report", "-")
+    options = ("--cluster", address, "--timeout", "0.5", "--report", "-")
     frozen = threading.Event()
 
     def freeze() -> None:
-        servers["idfa"].freeze()
+        if frozen_one == "scheduler":
+            cluster.scheduler.send_signal(signal.SIGSTOP)
+        else:
+            servers[frozen_one].freeze()
         frozen.set()
 
     with (
@@ -118,7 +152,8 @@ def test_a_signal_ends_a_load_while_a_server_is_frozen(
         finished = with_report(running.finish())
         seconds = time.monotonic() - started
     servers["idfa"].thaw()
+    cluster.scheduler.send_signal(signal.SIGCONT)
     assert finished.exit_code == 143
-    assert seconds < 1 + 2 + 3  # and three more for a busy machine
+    assert seconds < 0.5 + 2 + 3  # and three more for a busy machine
     assert set(finished.statuses().values()) == {"pending"}
     assert_next_load_mends(inbox, servers)

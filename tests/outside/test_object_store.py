@@ -74,16 +74,17 @@ def test_objects_are_loaded_in_the_order_of_their_names_and_renamed(
 
 def test_whatever_a_name_holds_it_is_that_object_which_is_loaded_and_renamed(bucket: Bucket, servers: Servers) -> None:
     keys = ["in/a[1].gz", "in/b*.gz", "in/c?.gz", "in/d e+f%20&g=h.gz", "in/é🙂.gz", "in/#1.gz", "in/'\"<x>.gz"]
-    logs = {key: bucket.write_log(key, numbered(8, prefix=f"x{number}")) for number, key in enumerate(keys)}
+    logs = {key: bucket.write_log(key, numbered(8, prefix=f"x{number}") + b"?\n") for number, key in enumerate(keys)}
     similar = ["in/a1.gzip", "in/b1.gzip", "in/c1.gzip", "in/d e f &g=h.gzip"]
     for key in similar:
         bucket.write(key, b"of no concern")
 
-    finished = load_bucket(PARALLEL, bucket, "in/*.gz", servers)
+    finished = load_bucket(PARALLEL, bucket, "in/*.gz", servers, "--max-error-rate", "0.5")
 
     assert finished.exit_code == 0, finished.log
     assert contents(servers) == expected(*logs.values()).items
-    assert bucket.names() == sorted([*similar, *(key.replace("in/", "in/.") for key in keys)])
+    done = [key.replace("in/", "in/.") for key in keys]
+    assert bucket.names() == sorted([*similar, *done, *(f"{key}.rejects.tsv" for key in done)])
 
 
 def test_nothing_is_ever_overwritten(bucket: Bucket, servers: Servers) -> None:

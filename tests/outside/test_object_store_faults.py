@@ -307,15 +307,20 @@ def test_a_connection_that_breaks_is_made_again(bucket: Bucket, servers: Servers
     assert contents(servers) == expected(log).items
 
 
-def test_answers_that_are_lost_are_asked_for_again(bucket: Bucket, servers: Servers) -> None:
+@pytest.mark.parametrize("answer", [None, (409, "ConditionalRequestConflict")], ids=["lost", "collided"])
+def test_what_was_not_answered_or_met_another_request_is_asked_for_again(
+    bucket: Bucket, servers: Servers, answer: tuple[int, str] | None
+) -> None:
     """Whoever asks again for what was done is told that somebody did it: the lease is this run's all the same."""
     log = bucket.write_log("in/a.gz", numbered(40))
     lost: set[tuple[str, str]] = set()
 
-    def lose(method: str, path: str, headers: Headers) -> None:
-        if method in ("PUT", "DELETE") and (method, path) not in lost:
-            lost.add((method, path))
-            headers[LOST] = "yes"
+    def lose(method: str, path: str, headers: Headers) -> tuple[int, str] | None:
+        if method not in ("PUT", "DELETE") or (method, path) in lost:
+            return None
+        lost.add((method, path))
+        headers[LOST if answer is None else "x-test"] = "yes"
+        return answer
 
     bucket.gate.rule = lose
     finished = load_bucket(PARALLEL, bucket, "in/*", servers)

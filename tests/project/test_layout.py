@@ -15,16 +15,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 OUTSIDE = [*(TESTS / "outside").glob("*.py"), TESTS / "conftest.py", TESTS / "torture.py"]
-ALLOWED = {
-    "s3fs",
-    "appsinstalled_pb2",
-    "backports",
-    "compression",
-    "hypothesis",
-    "prometheus_client",
-    "pymemcache",
-    "pytest",
-}
+ALLOWED = {"appsinstalled_pb2", "backports", "compression", "hypothesis", "prometheus_client", "pymemcache", "pytest"}
+ALLOWED |= {"distributed", "s3fs"}  # what a cluster and a store are for those who have them
 ALLOWED_TOOLS = {"tools.make_logs", "tools.servers"}
 
 
