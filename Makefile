@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 export PYTHON
+unexport PYTHONDONTWRITEBYTECODE # the program is started a thousand times; compiling it anew each time takes longer than all else
 
 .PHONY: help demo test bench torture fuzz proto data clean prepare prepare-demo
 
