@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 
 from memcload.cluster.job import Array, Buffer, Delivered, Refused
-from memcload.cluster.last_records import PADDING, keep_last, keys_of
+from memcload.cluster.last_records import Records, keep_last
 from memcload.cluster.worker import Connected, WorkerRun
 from memcload.memcached.batch import REQUEST_SIZE, Batch
 from memcload.memcached.item_size import CAS_SIZE, SMALLEST_LIMIT, item_size, largest_item
@@ -30,11 +30,8 @@ class Delivery:
         self._buffers = buffers
         self._retries = retries
         self._offsets = [0, *accumulate(len(buffer.ends) for buffer in buffers)]
-        sizes = [0, *accumulate(len(buffer.commands) for buffer in buffers)]
-        padding = np.zeros(PADDING, np.uint8)
-        self._commands: Array = np.concatenate([*(buffer.commands for buffer in buffers), padding])
-        self._ends: Array = np.concatenate([b.ends + np.int64(size) for b, size in zip(buffers, sizes, strict=False)])
-        self._keep: Array | None = keep_last(self._commands, self._ends)
+        self._parts = [Records(buffer.commands, buffer.ends) for buffer in buffers]
+        self._keep = keep_last(self._parts)
 
     def store(self) -> Delivered:
         """Store what is to be stored. Raises Superseded where the window is closed."""
@@ -43,17 +40,17 @@ class Delivery:
         identities: set[Identity] = set()
         refused: list[tuple[int, bool, str]] = []
         cause, sent, stored_count = "", 0, 0
-        requests = self._requests()
-        for request in requests:
+        for request in self._requests():
             try:
                 identity, refusals = self._store(request)
             except ServerDown as error:
                 cause = error.cause
                 break
             identities.add(identity)
-            refused += [(int(request.lines[at]), too_large, reply) for at, too_large, reply in refusals]
-            sent += request.count
-            stored_count += request.count - len(refusals)
+            numbers = list(chain.from_iterable(batch.lines for batch in request)) if refusals else []
+            refused += [(int(numbers[at]), too_large, reply) for at, too_large, reply in refusals]
+            sent += _count(request)
+            stored_count += _count(request) - len(refusals)
         failed_keys = self._failed_keys(sent if cause else None, refused)
         with_limit = self._keep is not None and not permit.is_set
         if with_limit and not cause:
@@ -67,15 +64,15 @@ class Delivery:
             stored_count,
         )
 
-    def _store(self, request: Batch) -> tuple[Identity, list[tuple[int, bool, str]]]:
+    def _store(self, request: Sequence[Batch]) -> tuple[Identity, list[tuple[int, bool, str]]]:
         """Store a request while there is a permit; one that has run out meanwhile is asked for again."""
         permit, client = self._connected.permit, self._connected.client
         while True:
             permit.await_grant()
-            if self._run.job.max_rate and permit.wait(self._run.ask("reserve", records=request.count)):
+            if self._run.job.max_rate and permit.wait(self._run.ask("reserve", records=_count(request))):
                 continue
             try:
-                identity, refusals = client.store([request], retry=self._retries)
+                identity, refusals = client.store(request, retry=self._retries)
             except ServerDown:
                 if permit.is_set:
                     continue
@@ -85,25 +82,37 @@ class Delivery:
 
     # -- what is sent
 
-    def _requests(self) -> Iterator[Batch]:
+    def _requests(self) -> Iterator[list[Batch]]:
+        """Yield what is sent, some batches in each request; their lines are the numbers of the records."""
         max_count = slice_size(self._run.job.max_rate)
-        yield from self._kept().slices(max_count=max_count, max_bytes=REQUEST_SIZE)
+        request: list[Batch] = []
+        for part in range(len(self._parts)):
+            for batch in self._kept(part).slices(max_count=max_count, max_bytes=REQUEST_SIZE):
+                size = sum(len(other.commands) for other in request) + len(batch.commands)
+                if request and (max_count is not None or size > REQUEST_SIZE):
+                    yield request
+                    request = []
+                request.append(batch)
+        if request:
+            yield request
 
-    def _kept(self) -> Batch:
-        """Return what is sent as a batch; its lines are the numbers of the records."""
-        view = memoryview(self._commands)[:-PADDING]
-        count = len(self._ends)
+    def _kept(self, part: int) -> Batch:
+        """Return what is sent of a part."""
+        records, first_number = self._parts[part], self._offsets[part]
+        view, count = memoryview(records.commands), len(records.ends)
         if self._keep is None:
-            return Batch(count, view, self._ends, range(count))
-        numbers = np.flatnonzero(self._keep)
+            return Batch(count, view, records.ends, range(first_number, first_number + count))
+        numbers = np.flatnonzero(self._keep[part])
+        if not len(numbers):
+            return Batch(0, b"", [], [])
         breaks = np.flatnonzero(np.diff(numbers) != 1)
         first = numbers[np.concatenate(([0], breaks + 1))]
         last = numbers[np.concatenate((breaks, [len(numbers) - 1]))]
-        starts = np.concatenate(([0], self._ends[:-1]))
-        runs = zip(starts[first].tolist(), self._ends[last].tolist(), strict=True)
+        starts = records.starts
+        runs = zip(starts[first].tolist(), records.ends[last].tolist(), strict=True)
         commands = b"".join([view[start:end] for start, end in runs])
-        ends: Array = np.cumsum((self._ends - starts)[numbers])
-        lines: Array = numbers
+        ends: Array = np.cumsum((records.ends - starts)[numbers])
+        lines: Array = numbers + first_number
         return Batch(len(numbers), commands, ends, lines)
 
     # -- what became of it
@@ -113,17 +122,17 @@ class Delivery:
         numbers = [at for at, too_large, _ in refused if not too_large]
         if sent is None and not numbers:
             return set()
-        keys = keys_of(self._commands, self._ends)
+        keys = self._keys()
         if sent is not None:
-            kept = np.arange(len(keys)) if self._keep is None else np.flatnonzero(self._keep)
-            numbers += kept[sent:].tolist()
+            kept = range(len(keys)) if self._keep is None else np.flatnonzero(np.concatenate(self._keep)).tolist()
+            numbers += kept[sent:]
         return {keys[number] for number in numbers}
 
     def _failed(self, failed_keys: set[bytes], refused: set[int]) -> list[list[int]]:
         """Return how many records of each part and segment failed: also those that a failed one supersedes."""
         counts = [[0] * len(buffer.segments) for buffer in self._buffers]
         if failed_keys:
-            for number, key in enumerate(keys_of(self._commands, self._ends)):
+            for number, key in enumerate(self._keys()):
                 if key in failed_keys and number not in refused:
                     part, segment = self._place(number)
                     counts[part][segment] += 1
@@ -145,19 +154,29 @@ class Delivery:
         Whether they are counted as rejected must not depend on what else is in the window.
         """
         assert self._keep is not None
-        starts = np.concatenate(([0], self._ends[:-1]))
         # An item takes less than its command and what an item without key and value does.
-        long_enough = self._ends - starts > SMALLEST_LIMIT - CAS_SIZE - item_size(0, 0)
-        numbers = np.flatnonzero(~self._keep & long_enough).tolist()
-        if not numbers:
+        shortest = SMALLEST_LIMIT - CAS_SIZE - item_size(0, 0)
+        suspects = [
+            (first + place, bytes(records.commands[records.starts[place] : records.ends[place]]))
+            for first, records, keep in zip(self._offsets, self._parts, self._keep, strict=False)
+            for place in np.flatnonzero(~keep & (records.ends - records.starts > shortest)).tolist()
+        ]
+        if not suspects:
             return []
         settings = dict(_USUAL_SETTINGS)
         with contextlib.suppress(ServerDown):
             settings.update(self._connected.client.settings())
         limit = largest_item(settings)
         found = []
-        for number in numbers:
-            key, value = split_meta_set(bytes(self._commands[starts[number] : self._ends[number]]))
+        for number, command in suspects:
+            key, value = split_meta_set(command)
             if limit is not None and item_size(len(key), len(value)) > limit:
                 found.append((number, True, "too large, and superseded by a later record"))
         return found
+
+    def _keys(self) -> list[bytes]:
+        return list(chain.from_iterable(records.keys() for records in self._parts))
+
+
+def _count(request: Sequence[Batch]) -> int:
+    return sum(batch.count for batch in request)
