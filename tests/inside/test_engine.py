@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from memcload.encode import choice, image, object_cache
+from memcload.encode import image, object_cache
 from memcload.encode.choice import EngineError, choose_encoder
 from memcload.encode.encoder import Encoder, PythonEncoder
 from memcload.log import LOG
@@ -227,15 +228,17 @@ def test_an_image_runs_where_no_memory_may_run_that_was_written_to(cache: Path, 
     assert (process.returncode, process.stdout) == (0, "1 []\n")
 
 
-@pytest.mark.usefixtures("cache")
-def test_where_there_are_no_images_object_files_are_linked(
-    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
-) -> None:
-    for module in (choice, native):
-        monkeypatch.setattr(module, "HAS_IMAGES", False)
-    assert (chosen("compiled"), chosen("auto")) == ("CompiledEncoder",) * 2
-    (line,) = log.messages
-    assert line.startswith("Compiled the encoder")
+def test_where_there_are_no_images_object_files_are_linked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "HAS_IMAGES", False)
+    code = native.emit({"encode": Callback(SAYS_THAT_ALL_IS_DONE), "look_up": Callback(NOTHING)})
+    keep, (encode, look_up) = native.link(code, ("encode", "look_up"))
+    progress = (ctypes.c_int64 * 1)()
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(encode)(
+        None, 42, None, ctypes.addressof(progress)
+    )
+    assert (progress[0], bool(look_up), keep is not None) == (42, True, True)
+    with pytest.raises(RuntimeError, match="missing"):
+        native.link(code, ("encode", "something else"))
 
 
 def test_another_processor_has_another_file(
