@@ -153,7 +153,12 @@ def test_the_units_are_what_systemd_expects(tmp_path: Path) -> None:
         text = text.replace("/usr/bin/memcached", "/bin/true")
         (tmp_path / unit.name.replace("@", "@33013")).write_text(text)
     shutil.copy(DEPLOY / "memc-load.timer", tmp_path)
-    finished = run(["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())], os.environ)
+    (tmp_path / "memcached.service").write_text("[Service]\nExecStart=/bin/false\n")  # a distribution's
+    (tmp_path / "memcached.service.d").mkdir()
+    drop_in = (DEPLOY / "memcached.service.d" / "load.conf").read_text().replace("/usr/bin/memcached", "/bin/true")
+    (tmp_path / "memcached.service.d" / "load.conf").write_text(drop_in)
+    units = [str(path) for path in tmp_path.iterdir() if path.is_file()]
+    finished = run(["systemd-analyze", "verify", "--man=no", *units], os.environ)
     assert [line for line in finished.stderr.splitlines() if "memc" in line] == []
 
 
@@ -174,6 +179,15 @@ def options_of_the_unit() -> list[str]:
     return options[4:]
 
 
+def options_of_the_drop_in() -> list[str]:
+    """Return the memcached options of the drop-in for a distribution's unit, but for its user and place."""
+    commands = re.findall(r"^ExecStart=(.*)$", (DEPLOY / "memcached.service.d" / "load.conf").read_text(), re.MULTILINE)
+    assert commands[0] == ""  # or systemd would refuse a second one
+    program, *options = commands[1].split()
+    assert (program, options[:6]) == ("/usr/bin/memcached", ["-u", "memcache", "-l", "127.0.0.1", "-p", "11211"])
+    return options[6:]
+
+
 def options_of_docker_compose() -> list[str]:
     """Return the memcached options of docker-compose.yml, the same for all device types."""
     services = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
@@ -186,7 +200,11 @@ def options_of_docker_compose() -> list[str]:
     return [str(option) for option in options]
 
 
-@pytest.mark.parametrize("options", [options_of_the_unit, options_of_docker_compose], ids=["systemd", "compose"])
+@pytest.mark.parametrize(
+    "options",
+    [options_of_the_unit, options_of_the_drop_in, options_of_docker_compose],
+    ids=["systemd", "drop-in", "compose"],
+)
 def test_memcached_is_sized_for_the_items_that_its_memory_holds(options: Any) -> None:
     with MemcachedServer.start(*options()) as server, server.client() as client:
         stats, chosen = client.stats(), client.stats("settings")
