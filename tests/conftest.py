@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.outside.forking import end_origins
 from tests.outside.memcached import make_ready
 from tests.outside.object_store import Bucket, Gate, s3_server
 from tools.servers import MemcachedServer, four_servers
@@ -31,6 +32,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             file.write(b"idfa\t1\t1\t1\t1\n")
             file.flush()
             subprocess.run([*command, "--pattern", file.name], capture_output=True, timeout=300, check=False)
+
+
+def pytest_sessionfinish() -> None:
+    """End what the loaders were forked from."""
+    end_origins()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from tests.outside.forking import FLAGS, Forked, can_fork
 from tests.outside.memcached import Servers, addresses
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -104,18 +105,24 @@ class Running:
         directory: str | Path = PROJECT,
         prefix: Sequence[str] = (),
     ) -> None:
-        command = [*prefix, sys.executable, "-W", "error::ResourceWarning", str(PROJECT / loader[0]), *loader[1:]]
-        if pattern is not None:
-            command += ["--pattern", str(pattern)]
-        self.process = subprocess.Popen(
-            [*command, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=directory,
-            env=own_environ() if environ is None else environ,
-            start_new_session=True,  # so that what a prefix started is killed with it
-        )
+        script = PROJECT / loader[0]
+        arguments = [*loader[1:], *(() if pattern is None else ("--pattern", str(pattern))), *options]
+        if environ is None:
+            environ = own_environ()
+        self.process: Forked | subprocess.Popen[bytes]
+        if can_fork(environ) and not prefix:
+            modules = ["s3fs"] if str(pattern).startswith("s3://") else []
+            self.process = Forked(script, modules, arguments, environ, directory)
+        else:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, *FLAGS, script, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=directory,
+                env=environ,
+                start_new_session=True,  # so that what a prefix started is killed with it
+            )
         self._log: list[str] = []
         self._output = b""
         self._news = threading.Condition()
