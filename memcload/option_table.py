@@ -84,7 +84,7 @@ GROUPS: dict[str, list[Option]] = {
         Option("--queue-size", "blocks that wait for a worker", "N", values.integer(1, 10_000)),
         Option(
             "--block-size",
-            "bytes of text in a block; from 24 servers on, for each dozen of them",
+            "bytes of text in a block; as much again for each dozen of servers",
             "N",
             values.integer(1, _GIB),
         ),

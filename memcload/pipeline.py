@@ -32,7 +32,7 @@ Text = tuple[FileLoad, bytes]  # whole lines of one file
 
 
 def block_size(size: int, partitions: int) -> int:
-    """Return how long blocks should be where `size` bytes will do for a few partitions: each gets its share of one."""
+    """Return how long blocks should be where `size` bytes do for a few partitions: each gets its share of a block."""
     return size * (1 + partitions // _PARTITIONS_A_BLOCK)
 
 
