@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from functools import cache
 from typing import Literal, NamedTuple, get_args
 
 DEVICE_TYPES = ("idfa", "gaid", "adid", "dvid")
@@ -120,24 +121,26 @@ _COORDINATES = struct.Struct("<BdBd")
 _APPS_TAG, _LAT_TAG, _LON_TAG = 0x08, 0x11, 0x19  # field number << 3 | wire type
 
 
-class _EncodedApps(dict[int, bytes]):
-    """An element of the unpacked field `apps` for each id: its tag and the id as a varint. Common ones are kept."""
-
-    def __missing__(self, app: int) -> bytes:
-        encoded, rest = bytearray([_APPS_TAG]), app
-        while rest > 0x7F:
-            encoded.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        encoded.append(rest)
-        if app < 10_000:
-            self[app] = bytes(encoded)
-        return bytes(encoded)
+def _encode_app(app: int) -> bytes:
+    """Return one element of the unpacked field `apps`: its tag and the id as a varint."""
+    encoded = [_APPS_TAG]
+    while app > 0x7F:
+        encoded.append(app & 0x7F | 0x80)
+        app >>= 7
+    encoded.append(app)
+    return bytes(encoded)
 
 
-_ENCODED_APPS = _EncodedApps()
+@cache
+def _common_apps() -> list[bytes]:
+    return [_encode_app(app) for app in range(10_000)]
 
 
 def serialize(record: AppsInstalled) -> bytes:
     """Return the record's value: the very bytes of its `UserApps` message."""
-    apps = b"".join([_ENCODED_APPS[app] for app in record.apps])
+    common = _common_apps()
+    try:
+        apps = b"".join([common[app] for app in record.apps])
+    except IndexError:
+        apps = b"".join([_encode_app(app) for app in record.apps])
     return apps + _COORDINATES.pack(_LAT_TAG, record.lat, _LON_TAG, record.lon)
