@@ -181,7 +181,8 @@ def options_of_the_unit() -> list[str]:
 
 def options_of_the_drop_in() -> list[str]:
     """Return the memcached options of the drop-in for a distribution's unit, but for its user and place."""
-    commands = re.findall(r"^ExecStart=(.*)$", (DEPLOY / "memcached.service.d" / "load.conf").read_text(), re.MULTILINE)
+    text = (DEPLOY / "memcached.service.d" / "load.conf").read_text()
+    commands: list[str] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     assert commands[0] == ""  # or systemd would refuse a second one
     program, *options = commands[1].split()
     assert (program, options[:6]) == ("/usr/bin/memcached", ["-u", "memcache", "-l", "127.0.0.1", "-p", "11211"])
