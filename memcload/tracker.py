@@ -22,7 +22,7 @@ from memcload.source.reader import InputFile
 from memcload.source.source import Source
 
 _SHOWN_OF_A_KIND = 3  # warnings about lines, for a run
-_CONFIRM_INTERVAL = 0.5  # seconds; files that become complete within it are confirmed and renamed together
+_CONFIRM_INTERVAL = 0.2  # seconds; files that become complete within it are confirmed and renamed together
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _ROOM_TIMEOUT = 5.0  # seconds to wait for a descriptor when none of ours can be given back
 
