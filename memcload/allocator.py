@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
-_BUFFER = 6 << 20  # bytes: the blocks of a load to 40 servers are 3 MiB; larger ones still come from the system
+_BUFFER = 6 << 20  # bytes: the blocks of a load to 40 servers are 4 MiB; larger ones still come from the system
 _KEPT = 8 << 20  # bytes, at the end of each of its arenas
 
 

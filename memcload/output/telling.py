@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from memcload.log import LOG
 from memcload.output.results import Results
@@ -12,6 +12,8 @@ from memcload.output.summary import summarize
 
 if TYPE_CHECKING:
     from memcload.output.verification import Verification
+
+AnyResults = TypeVar("AnyResults", "Results", "Verification")
 
 _MUCH = 10_000_000  # bytes of logs, as they lie on disk: a hundred thousand lines
 _FAILED = 1  # the exit code of a run that was fine but for what could not be written
@@ -26,17 +28,7 @@ def tell_how_to_be_quiet(size: int) -> None:
 def tell(results: Results, *, as_table: bool, report: str | None, metrics: str | None) -> int:
     """Tell what became of a load; return the exit code."""
     summarize(results, as_table=as_table)
-    if report is not None:
-        from memcload.output.report import write_report
-
-        if not _written("report", report, lambda path: write_report(results, path)):
-            results = dataclasses.replace(results, exit_code=results.exit_code or _FAILED)
-    if metrics is not None:
-        from memcload.output.metrics import write_metrics  # needs a library that nothing else needs
-
-        if not _written("metrics", metrics, lambda path: write_metrics(results, path)):
-            return results.exit_code or _FAILED
-    return results.exit_code
+    return _write(results, report, _write_report, metrics, _write_metrics)
 
 
 def tell_verification(results: Verification, report: str | None, metrics: str | None) -> int:
@@ -45,23 +37,47 @@ def tell_verification(results: Verification, report: str | None, metrics: str | 
 
     log_verification(results)
     report, metrics = (path and path_for_verification(path) for path in (report, metrics))
-    if not _written("report", report, lambda path: write_verification_report(results, path)):
-        results = dataclasses.replace(results, exit_code=results.exit_code or _FAILED)
-    if metrics is not None:
-        from memcload.output.verify_metrics import write_verification_metrics
+    return _write(results, report, write_verification_report, metrics, _write_verification_metrics)
 
-        if not _written("metrics", metrics, lambda path: write_verification_metrics(results, path)):
-            return results.exit_code or _FAILED
+
+def _write(
+    results: AnyResults,
+    report: str | None,
+    write_report: Callable[[AnyResults, str], None],
+    metrics: str | None,
+    write_metrics: Callable[[AnyResults, str], None],
+) -> int:
+    """Write a report and metrics where a path is given; return the exit code.
+
+    What can't be written is logged, and the metrics tell of a report that could not be.
+    """
+    for what, path, write in (("report", report, write_report), ("metrics", metrics, write_metrics)):
+        if path is None:
+            continue
+        try:
+            write(results, path)
+        except OSError as error:
+            LOG.error("can't write the %s %s: %s", what, path, error.strerror or error)
+            results = dataclasses.replace(results, exit_code=results.exit_code or _FAILED)
     return results.exit_code
 
 
-def _written(what: str, path: str | None, write: Callable[[str], None]) -> bool:
-    """Write a report or metrics where a path is given; return False, and log why, if that fails."""
-    if path is None:
-        return True
-    try:
-        write(path)
-    except OSError as error:
-        LOG.error("can't write the %s %s: %s", what, path, error.strerror or error)
-        return False
-    return True
+# Each imports what only those need who want such a file.
+
+
+def _write_report(results: Results, path: str) -> None:
+    from memcload.output.report import write_report
+
+    write_report(results, path)
+
+
+def _write_metrics(results: Results, path: str) -> None:
+    from memcload.output.metrics import write_metrics
+
+    write_metrics(results, path)
+
+
+def _write_verification_metrics(results: Verification, path: str) -> None:
+    from memcload.output.verify_metrics import write_verification_metrics
+
+    write_verification_metrics(results, path)

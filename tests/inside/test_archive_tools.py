@@ -161,7 +161,8 @@ def test_what_the_tool_warns_of_is_damaged_and_nothing_else(
     if warns:
         assert text.startswith(next(text for end, text in reversed(whole_before) if end <= place))
         if format != "gz":  # gzip reads on over nonsense, until the checksum tells it
-            # The last matches before the error, of bytes that are wrong already, may be lost: 273 bytes at most each.
+            # Some bytes before the error, which are wrong already, may be lost: liblzma, which gets its input byte by
+            # byte here and at once from the tool, may find it a match (273 bytes at most) and some letters earlier.
             assert text.startswith(expected[: -2 * 273])
     else:
         assert text == expected
