@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +20,14 @@ _ONE, _SEVEN, _SHIFT = np.uint64(1), np.uint64(7), np.uint64(29)
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Records(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Records:
     """Quiet meta sets, as bytes, and where each ends."""
 
     commands: Array
     ends: Array
 
-    @property
+    @cached_property
     def starts(self) -> Array:
         """Where each begins."""
         return np.concatenate(([0], self.ends[:-1]))
