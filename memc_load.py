@@ -23,6 +23,7 @@ from memcload.records import AppsInstalled, parse_appsinstalled
 from memcload.session import EXIT_OK
 from memcload.sink import Client, Delivery
 from memcload.source.local import dot_rename
+from memcload.text import Text
 
 __all__ = [
     "NORMAL_ERR_RATE",
@@ -65,11 +66,11 @@ class ReferenceLoader:
             file.is_read = True
             tracker.finalize_complete(last=True)
 
-    def _load_text(self, file: FileLoad, text: bytes) -> TextResult:
+    def _load_text(self, file: FileLoad, text: Text) -> TextResult:
         found = EncodedText(0, [])
         deliveries = []
         shown = []
-        for number, line in enumerate(text.split(b"\n")[:-1]):
+        for number, line in enumerate(bytes(text).split(b"\n")[:-1]):
             if self._run.cancel.is_set:
                 break
             found.lines += 1

@@ -17,6 +17,7 @@ from memcload.outcome import Status, Verdict
 from memcload.sink import Delivery
 from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
+from memcload.text import Text
 
 Message = tuple[int, str]  # a level of the log, and what to say
 
@@ -83,8 +84,8 @@ class FileLoad:
         """True once it is known what became of every line."""
         return self.is_read and not self.texts_out
 
-    def texts(self, size: int) -> Iterator[bytes]:
-        """Yield the lines of the file in texts of about `size` bytes; an error ends them and is kept."""
+    def texts(self, size: int) -> Iterator[Text]:
+        """Yield the lines of the file in texts of about `size` bytes or more; an error ends them and is kept."""
         if self.input is None:
             return
         yield from self.input.texts(size)
@@ -155,7 +156,7 @@ class TextResult:
         counts = Counts(rejected=rejected, partial=text.partial, blank=text.blank, skipped=text.skipped)
         return cls(file, text.lines, counts, text.rejects, shown=shown)
 
-    def add(self, partition: Partition, delivery: Delivery, text: bytes, lines: Sequence[int]) -> None:
+    def add(self, partition: Partition, delivery: Delivery, text: Text, lines: Sequence[int]) -> None:
         """Add what became of its records of one partition; `lines` are the numbers of their lines in the text."""
         failed, stored = delivery.failed, delivery.answered - len(delivery.refusals)
         if delivery.answered:
@@ -163,7 +164,7 @@ class TextResult:
         if delivery.failed and delivery.cause:
             self.causes[partition.server] = delivery.cause
         if delivery.refusals:
-            split = text.split(b"\n")
+            split = bytes(text).split(b"\n")
             for refusal in delivery.refusals:
                 line = lines[refusal.position]
                 if refusal.too_large:

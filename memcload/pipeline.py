@@ -24,11 +24,12 @@ from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.batch import REQUEST_SIZE, Batch
 from memcload.memcached.routing import Partition
 from memcload.sink import Delivery, Sink
+from memcload.text import Text
 
 _WORTH_SENDING = 1 << 18  # bytes of commands: by a tenth of that, a record costs both sides twice as much
 _PARTITIONS_A_BLOCK = 12  # more of them get longer blocks
 
-Text = tuple[FileLoad, bytes]  # whole lines of one file
+FileText = tuple[FileLoad, Text]
 
 
 def block_size(size: int, partitions: int) -> int:
@@ -36,12 +37,12 @@ def block_size(size: int, partitions: int) -> int:
     return size * (1 + partitions // _PARTITIONS_A_BLOCK)
 
 
-def blocks_of(files: Iterable[FileLoad], size: int, *, mixed: bool = True) -> Iterator[list[Text] | None]:
+def blocks_of(files: Iterable[FileLoad], size: int, *, mixed: bool = True) -> Iterator[list[FileText] | None]:
     """Read files and yield their lines in blocks of about `size` bytes; None where there is nothing yet.
 
     A large file fills many blocks, small ones share a block where `mixed` allows it.
     """
-    block: list[Text] = []
+    block: list[FileText] = []
     filled = 0
     for file in files:
         for lines in file.texts(size):
@@ -69,7 +70,7 @@ class _Block:
     """A block on its way, with what is known of its texts so far."""
 
     number: int
-    texts: list[Text]
+    texts: list[FileText]
     results: list[TextResult]
     encoded: Encoded
     unanswered: int = 0  # batches
@@ -122,14 +123,14 @@ class Pipeline:
         encode_threads: int,
         slots: int,
         cancel: Cancel,
-        show: Callable[[bytes], list[str]] | None = None,
+        show: Callable[[Text], list[str]] | None = None,
     ) -> None:
         self._sink = sink
         self._new_encoder = new_encoder
         self._slots = slots
         self._cancel = cancel
         self._show = show
-        self._submitted: SimpleQueue[tuple[int, list[Text]] | None] = SimpleQueue()
+        self._submitted: SimpleQueue[tuple[int, list[FileText]] | None] = SimpleQueue()
         self._lanes = [_Lane() for _ in partitions]
         self._finished: SimpleQueue[_Block | BaseException] = SimpleQueue()
         self._lock = threading.Lock()  # of what the threads share: the next four, and what lanes hold back
@@ -167,7 +168,7 @@ class Pipeline:
 
     # -- the caller's side
 
-    def put(self, texts: list[Text]) -> None:
+    def put(self, texts: list[FileText]) -> None:
         """Put the next block in; wait for a free slot."""
         while self._put - self._known >= self._slots:
             self._want(self._known)

@@ -22,6 +22,7 @@ from memcload.session import exit_code_of, guard, new_fleet, new_pipeline, nothi
 from memcload.sink import Fleet, MemcachedSink, NewClient, NoSink, Sink
 from memcload.source.pattern import PatternError
 from memcload.source.source import Source
+from memcload.text import Text
 from memcload.throttle import Throttle
 from memcload.tracker import Tracker
 
@@ -134,7 +135,7 @@ def load_in_parallel(run: Run) -> None:
                 tracker.rewind()
 
 
-def _show(router: Router) -> Callable[[bytes], list[str]]:
+def _show(router: Router) -> Callable[[Text], list[str]]:
     from memcload.encode.message import show_records  # brings protobuf, which a load does without
 
-    return lambda lines: show_records(lines, router)
+    return lambda text: show_records(text, router)

@@ -23,6 +23,7 @@ from memcload.source.holding import DirectoryHeld, NoLocks
 from memcload.source.pattern import NoLibrary, PatternError
 from memcload.source.places import source_of
 from memcload.source.source import Source
+from memcload.text import Text
 
 if TYPE_CHECKING:
     from memcload.output.progress import Tracked
@@ -89,7 +90,7 @@ def new_pipeline(
     sink: Sink,
     new_encoder: Callable[[], Encoder],
     cancel: Cancel,
-    show: Callable[[bytes], list[str]] | None = None,
+    show: Callable[[Text], list[str]] | None = None,
 ) -> Pipeline:
     """Return the pipeline that the options describe, not started yet."""
     keep_freed_memory()

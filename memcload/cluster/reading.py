@@ -16,13 +16,14 @@ from memcload.cluster.job import Array, Buffer, FileEnd, Segment
 from memcload.counts import RejectedLines
 from memcload.encode.encoder import Encoder
 from memcload.source.source import Source
+from memcload.text import Text
 
 
 class Piece(NamedTuple):
     """Whole lines of one file, and how much of it was read so far; or its end."""
 
     file: int
-    text: bytes
+    text: Text
     bytes_read: int
     end: FileEnd | None = None
 
@@ -48,13 +49,10 @@ class Stream:
             if piece is None:
                 self.is_over = True
                 return
-            room = end - self._position
-            if len(piece.text) > room:
-                cut = piece.text.index(b"\n", room - 1) + 1
-                if cut < len(piece.text):
-                    self._left = piece._replace(text=piece.text[cut:])
-                    piece = piece._replace(text=piece.text[:cut])
-            self._position += len(piece.text)
+            text, rest = piece.text.cut(end - self._position)
+            if rest:
+                piece, self._left = piece._replace(text=text), piece._replace(text=rest)
+            self._position += len(text)
             yield piece
 
     def close(self) -> None:
@@ -67,7 +65,7 @@ def _read(source: Source, paths: Sequence[str], block_size: int) -> Generator[Pi
         try:
             file = source.open(path)
         except OSError as error:
-            yield Piece(number, b"", 0, FileEnd(read_error=error.strerror or str(error)))
+            yield Piece(number, Text([]), 0, FileEnd(read_error=error.strerror or str(error)))
             continue
         try:
             for text in file.texts(block_size):
@@ -75,7 +73,8 @@ def _read(source: Source, paths: Sequence[str], block_size: int) -> Generator[Pi
         finally:
             file.close()
         error_text = (file.read_error.strerror or str(file.read_error)) if file.read_error else ""
-        yield Piece(number, b"", file.bytes_read, FileEnd(file.version, file.damage, error_text, file.ends_within_line))
+        end = FileEnd(file.version, file.damage, error_text, file.ends_within_line)
+        yield Piece(number, Text([]), file.bytes_read, end)
 
 
 @dataclasses.dataclass

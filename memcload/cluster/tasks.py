@@ -48,7 +48,7 @@ def read_lines(job: Job, unit: Unit, number: int, wanted: Mapping[int, Sequence[
             _check(run, stream)
             if piece.file != file:
                 segment, file, first = segment + 1, piece.file, 0
-            lines = piece.text.split(b"\n")
+            lines = bytes(piece.text).split(b"\n")
             lines.pop()
             for line in wanted.get(segment, ()):
                 if 0 <= line - first < len(lines):

@@ -80,7 +80,7 @@ def checked_kernel(routing: RoutingName | None) -> Kernel:
     def encode(text, length, rules, progress, rows, commands, ends, lines, table, shape):  # type: ignore[no-untyped-def]
         records = (shape.partitions, shape.row_records)
         encode_lines(
-            np.frombuffer(text, np.uint8),
+            np.frombuffer(text, np.uint8)[:length],
             _structures(rules)[0],
             _structures(progress)[0],
             _structures(rows),

@@ -20,6 +20,7 @@ from memcload.memcached import routes
 from memcload.memcached.routing import Router
 from memcload.memcached.routing_rules import RoutingName
 from memcload.records import DEVICE_TYPES
+from memcload.text import Text
 
 EngineName = Literal["auto", "compiled", "python"]
 
@@ -138,7 +139,8 @@ def _linked(code: bytes, router: Router) -> Kernel:
 
         keep, (encode, look_up) = link(code, ("encode", "look_up"))
     kernel = Kernel(ENCODE(encode), LOOK_UP(look_up), keep)
-    if CompiledEncoder(kernel, router, 0).encode([_SAMPLE]) != PythonEncoder(router, 0).encode([_SAMPLE]):
+    sample = [Text.of(_SAMPLE)]
+    if CompiledEncoder(kernel, router, 0).encode(sample) != PythonEncoder(router, 0).encode(sample):
         raise RuntimeError("the compiled code does not encode as Python does")
     return kernel
 

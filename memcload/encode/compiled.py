@@ -14,9 +14,11 @@ from memcload.memcached.protocol import meta_set, meta_set_flags
 from memcload.memcached.routes import table_for
 from memcload.memcached.routing import Router
 from memcload.records import MAX_KEY_LENGTH, serialize
+from memcload.text import Text
 
 _SHORTEST_RECORD = len(b"idfa\tx\t0\t0\t1\n")
 _ITEM = array("i").itemsize
+_LINE_FEED = ord("\n")
 
 
 def _row_records(length: int) -> int:
@@ -66,16 +68,17 @@ class CompiledEncoder:
         self._flags = meta_set_flags(ttl)
         self._rules = rules_for(router, self._flags)
         self._table = table_for(router) if router.hashes_keys else array("I", [0])
-        self._rows = (Row * len(router.partitions))()
+        self._new_rows = Row * len(router.partitions)
+        self._rows = self._new_rows()
         self._progress = Progress()
         self._buffers = self._make_buffers(0)
 
-    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
-        """Encode texts of whole lines, unless that has to stop."""
+    def encode(self, texts: Sequence[Text], stops: Callable[[], bool] = never) -> Encoded:
+        """Encode texts, unless that has to stop."""
         length = sum(map(len, texts))
         if length > self._buffers.length:
             self._buffers = self._make_buffers(length + length // 8)  # the next block may be a little larger
-        ctypes.memset(self._rows, 0, ctypes.sizeof(self._rows))
+        self._rows = self._new_rows()
         encoded = [self._encode_text(text, stops) for text in texts]
         return Encoded([self._batch(partition) for partition in range(len(self._rows))], encoded)
 
@@ -99,29 +102,36 @@ class CompiledEncoder:
     def _make_buffers(self, length: int) -> _Buffers:
         return _Buffers(len(self._rows), length, len(self._flags), self._table)
 
-    def _encode_text(self, text: bytes, stops: Callable[[], bool]) -> EncodedText:
-        if text and not text.endswith(b"\n"):
-            raise ValueError("a text consists of whole lines")
+    def _encode_text(self, text: Text, stops: Callable[[], bool]) -> EncodedText:
         counts = [row.count for row in self._rows]
         found = EncodedText(0, [])
-        progress, buffers = self._progress, self._buffers
-        progress.position = progress.line = progress.skipped = 0
-        while progress.position < len(text):
-            self.kernel.encode(text, len(text), self._rules, progress, self._rows, *buffers.addresses, buffers.shape)
-            if progress.position == len(text) or stops():
+        progress = self._progress
+        progress.line = progress.skipped = 0
+        for buffer, start, end in text.slices:
+            if buffer[end - 1] != _LINE_FEED:
+                raise ValueError("a text consists of whole lines")
+            progress.position = start
+            self._encode_lines(buffer, end, found, stops)
+        found.lines = progress.line
+        found.skipped += progress.skipped
+        found.records = [row.count - count for row, count in zip(self._rows, counts, strict=True)]
+        return found
+
+    def _encode_lines(self, buffer: bytes, end: int, found: EncodedText, stops: Callable[[], bool]) -> None:
+        """Encode the lines of a buffer from where `progress` stands."""
+        progress, rows, to = self._progress, self._rows, self._buffers
+        while progress.position < end:
+            self.kernel.encode(buffer, end, self._rules, progress, rows, *to.addresses, to.shape)
+            if progress.position == end or stops():
                 break
-            line_end = text.index(b"\n", progress.position)
-            record = self._reader.read(text[progress.position : line_end], progress.line, found)
+            line_end = buffer.index(b"\n", progress.position)
+            record = self._reader.read(buffer[progress.position : line_end], progress.line, found)
             if record is not None:
                 partition, apps_installed = record
                 command = meta_set(apps_installed.key, serialize(apps_installed), self._flags)
                 self._add(partition, command, progress.line)
             progress.position = line_end + 1
             progress.line += 1
-        found.lines = progress.line
-        found.skipped += progress.skipped
-        found.records = [row.count - count for row, count in zip(self._rows, counts, strict=True)]
-        return found
 
     def _add(self, partition: int, command: bytes, line: int) -> None:
         row, buffers = self._rows[partition], self._buffers

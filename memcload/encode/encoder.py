@@ -20,6 +20,7 @@ from memcload.records import (
     serialize,
     strip_line_ending,
 )
+from memcload.text import Text
 
 
 @dataclass
@@ -53,8 +54,8 @@ def never() -> bool:
 class Encoder(Protocol):
     """Turns texts into batches. One thread uses one encoder."""
 
-    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
-        """Encode texts of whole lines, each ended by a line feed; a batch has the records of all texts in order.
+    def encode(self, texts: Sequence[Text], stops: Callable[[], bool] = never) -> Encoded:
+        """Encode texts; a batch has the records of all texts in order.
 
         Once `stops()` is true it returns soon, whatever is left, and the caller has to throw away what it gets.
         """
@@ -109,15 +110,15 @@ class PythonEncoder:
         self._partitions = len(router.partitions)
         self._flags = meta_set_flags(ttl)
 
-    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
-        """Encode texts of whole lines, unless that has to stop."""
+    def encode(self, texts: Sequence[Text], stops: Callable[[], bool] = never) -> Encoded:
+        """Encode texts, unless that has to stop."""
         commands: list[list[bytes]] = [[] for _ in range(self._partitions)]
         ends = [array("i") for _ in range(self._partitions)]
         lines = [array("i") for _ in range(self._partitions)]
         sizes = [0] * self._partitions
         encoded = []
         for text in texts:
-            split = text.split(b"\n")
+            split = bytes(text).split(b"\n")
             split.pop()
             found = EncodedText(len(split), [0] * self._partitions)
             for number, line in enumerate(split):

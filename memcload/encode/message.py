@@ -7,6 +7,7 @@ import contextlib
 from appsinstalled_pb2 import UserApps
 from memcload.memcached.routing import Router
 from memcload.records import AppsInstalled, InvalidLine, parse_appsinstalled, serialize, strip_line_ending
+from memcload.text import Text
 
 _SAMPLES = (
     b"idfa\t1rfw452y52g2gq4g\t55.55\t42.42\t1423,43,567,3,7,23",
@@ -24,10 +25,10 @@ def show(address: str, record: AppsInstalled) -> str:
     return f"{address} - {record.key.decode()} -> {' '.join(str(to_message(record)).split())}"
 
 
-def show_records(lines: bytes, router: Router) -> list[str]:
+def show_records(text: Text, router: Router) -> list[str]:
     """Return every record of a text that is to be loaded, as the log of a dry run shows it."""
     shown = []
-    for line in lines.split(b"\n"):
+    for line in bytes(text).split(b"\n"):
         with contextlib.suppress(InvalidLine):
             record = parse_appsinstalled(strip_line_ending(line))
             partition = router.partition_of(record.dev_type, record.key)

@@ -15,8 +15,8 @@ from memcload.source import decoders
 from memcload.source.damage import HEAD, Damage, binary, foreign
 from memcload.source.decoders import Decoder
 
-_READ = 1 << 18  # bytes of the file at a time
-_CHUNK = 1 << 20  # bytes of text at a time: a moment's work
+_READ = 1 << 19  # bytes of the file at a time
+_CHUNK = 3 << 19  # bytes of text at a time: a moment's work
 _SALVAGED = 1 << 12  # bytes of text at a time, where it is decoded byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
 
@@ -128,8 +128,11 @@ def decompress(file: Bytes, size: int) -> Generator[bytes, None, Ending]:
     if format is None:
         return Ending(None, (yield from _plain(data, size)))
     damage = None
+    first_read = _READ
     while not damage and data.peek(1):
-        damage = yield from _member(format, data, size)
+        start = data.position
+        damage = yield from _member(format, data, size, first_read)
+        first_read = min(_READ, 2 * (data.position - start))  # what is read beyond a part has to be copied
         damage = damage or (yield from _gap(format, data))
     return Ending(format.name, damage)
 
@@ -193,13 +196,13 @@ def _plain(data: _Input, size: int) -> Generator[bytes, None, Damage | None]:
     return None
 
 
-def _member(format: _Format, data: _Input, size: int) -> Generator[bytes, None, Damage | None]:
+def _member(format: _Format, data: _Input, size: int, first_read: int) -> Generator[bytes, None, Damage | None]:
     """Yield the text of the part at the current position, and go behind it."""
     start = data.position
     subject = f"the {format.name} {format.unit} that starts at byte {start:,}"
     if objection := format.objection(data.peek(_CHECKED)):
         return Damage("unsupported", f"{subject} {objection}")
-    attempt = yield from _decode(data, format.decoder(), size)
+    attempt = yield from _decode(data, format.decoder(), size, first_read)
     problem = attempt.problem
     if problem and "memory" in str(problem).lower():  # so say liblzma and libzstd alike
         limit = decoders.MAX_WINDOW >> 20
@@ -220,14 +223,14 @@ class _Attempt(NamedTuple):
     problem: Exception | None
 
 
-def _decode(data: _Input, decoder: Decoder, size: int) -> Generator[bytes, None, _Attempt]:
+def _decode(data: _Input, decoder: Decoder, size: int, first_read: int) -> Generator[bytes, None, _Attempt]:
     """Yield the text of one part and go behind it."""
     given = 0
-    last_input = data.position
+    start = last_input = data.position
     while not decoder.eof:
         if decoder.needs_input:
             last_input = data.position
-        text, problem = _step(data, _READ, decoder, size)
+        text, problem = _step(data, first_read if data.position == start else _READ, decoder, size)
         if problem:
             return _Attempt(given, last_input, problem)
         given += len(text)

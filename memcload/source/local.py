@@ -87,9 +87,9 @@ class _Descriptor:
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes."""
-        if self._position >= self._size > 0:
-            return b""
-        data = os.read(self._descriptor, size)
+        if self._size:
+            size = min(size, self._size - self._position)
+        data = os.read(self._descriptor, size) if size > 0 else b""
         self._position += len(data)
         return data
 

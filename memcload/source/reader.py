@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from memcload.records import MAX_LINE_LENGTH
 from memcload.source.archive import Bytes, decompress
 from memcload.source.damage import HEAD, Damage, foreign
+from memcload.text import Slice, Text
+
+_NOTHING = Text([])
+_WORTH_A_SLICE = 1 << 16  # bytes: many short slices, as of an archive of many members, are cheaper to join
 
 LONGEST_KEPT = MAX_LINE_LENGTH + 2  # with a `\r` at its end, taken for a line ending, still too long
 
@@ -69,8 +73,8 @@ class InputFile(ABC):
         """Close the file."""
         self._file.close()
 
-    def texts(self, size: int) -> Iterator[bytes]:
-        """Yield the file's lines in texts of about `size` bytes, in order.
+    def texts(self, size: int) -> Iterator[Text]:
+        """Yield the file's lines in texts of `size` to twice `size` bytes, give or take a line, in order.
 
         A text may be empty: there is nothing yet, but the caller gets to look whether to go on, some hundredths of a
         second after the last time at most. At a damaged place the texts end with the last whole line before it: a
@@ -83,29 +87,32 @@ class InputFile(ABC):
         finally:
             self.close()
 
-    def _texts(self, size: int) -> Iterator[bytes]:
-        lines: list[bytes | bytearray | memoryview] = []  # whole ones
+    def _texts(self, size: int) -> Iterator[Text]:
+        slices: list[Slice] = []  # whole lines
         length = 0
         unfinished = bytearray()  # the beginning of a line whose end is not read yet
         for chunk in self._chunks(size):
-            if end := chunk.rfind(b"\n") + 1:
-                first = chunk.index(b"\n") if unfinished else 0
-                _extend_line(unfinished, chunk[:first])
-                lines += unfinished, memoryview(chunk)[first:end]
-                length += len(unfinished) + end - first
+            start, end = 0, chunk.rfind(b"\n") + 1
+            if unfinished and end:
+                start = chunk.index(b"\n") + 1
+                slices.append(_finished_line(unfinished, chunk[: start - 1]))
+                length += slices[-1].end
+            if start < end:
+                slices.append(Slice(chunk, start, end))
+                length += end - start
+            if end:
                 unfinished = bytearray(chunk[end:])
             else:
                 _extend_line(unfinished, chunk)
             if length + len(unfinished) >= size:
-                yield b"".join(lines)
-                lines.clear()
-                length = 0
+                yield _text_of(slices)
+                slices, length = [], 0
             else:
-                yield b""
+                yield _NOTHING
         self.ends_within_line = bool(unfinished) and self._format is None
         if unfinished and not self.damage:
-            lines += unfinished, b"\n"
-        yield b"".join(lines)
+            slices.append(_finished_line(unfinished, b""))
+        yield _text_of(slices)
 
     def _chunks(self, size: int) -> Iterator[bytes]:
         """Yield the text in pieces, without its byte order mark; set `damage` if the text is none."""
@@ -123,7 +130,7 @@ class InputFile(ABC):
         yield from chunks
 
     def _decompressed(self, size: int) -> Iterator[bytes]:
-        chunks = decompress(self._file, size)
+        chunks = decompress(self._file, 2 * size)  # in one call, where a read brings a little more than `size`
         while True:
             try:
                 chunk = next(chunks)
@@ -133,6 +140,17 @@ class InputFile(ABC):
             finally:
                 self.bytes_read = max(self.bytes_read, self._file.tell())  # part of it may be read twice
             yield chunk
+
+
+def _text_of(slices: list[Slice]) -> Text:
+    text = Text(slices)
+    return Text.of(bytes(text)) if len(text) < (len(slices) - 1) * _WORTH_A_SLICE else text
+
+
+def _finished_line(line: bytearray, rest: bytes) -> Slice:
+    _extend_line(line, rest)
+    whole = bytes(line) + b"\n"
+    return Slice(whole, 0, len(whole))
 
 
 def _extend_line(line: bytearray, piece: bytes) -> None:

@@ -27,6 +27,7 @@ from memcload.source.reader import InputFile
 from memcload.source.rejects import Rejects
 from memcload.source.store import Call, Entry, Store
 from memcload.source.store_errors import Conflict, Stopped
+from memcload.text import Text
 
 _LONGEST_KEY = 1024  # bytes, as in S3 and Google's
 _COMPARED = 1 << 23  # bytes at a time
@@ -75,7 +76,7 @@ class RemoteFile(InputFile):
         """Return False: nobody sees an object that is being written."""
         return False
 
-    def texts(self, size: int) -> Iterator[bytes]:
+    def texts(self, size: int) -> Iterator[Text]:
         """Yield the object's lines in texts of about `size` bytes, in order, until the run is stopped."""
         yield from super().texts(size)
         if isinstance(self.read_error, Stopped):

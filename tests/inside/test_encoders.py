@@ -24,6 +24,7 @@ from memcload.memcached.batch import Batch
 from memcload.memcached.routing import Router
 from memcload.memcached.routing_rules import RoutingName
 from memcload.records import DEVICE_TYPES, MAX_LINE_LENGTH
+from memcload.text import Slice, Text
 from tools.make_logs import log_lines
 
 pytest.importorskip("numba")
@@ -73,9 +74,18 @@ def checked_encoder(router: Router, ttl: int = 0) -> CompiledEncoder:
 
 
 def assert_same(texts: list[bytes], router: Router = ONE, ttl: int = 0) -> None:
-    expected = PythonEncoder(router, ttl).encode(texts)
-    assert compiled_encoder(router, ttl).encode(texts) == expected
-    assert checked_encoder(router, ttl).encode(texts) == expected
+    expected = PythonEncoder(router, ttl).encode(list(map(Text.of, texts)))
+    for same in (list(map(Text.of, texts)), list(map(in_slices, texts))):
+        assert compiled_encoder(router, ttl).encode(same) == expected
+        assert checked_encoder(router, ttl).encode(same) == expected
+
+
+def in_slices(lines: bytes) -> Text:
+    """Return a text that lies in several buffers, each with something else around it."""
+    slices = []
+    for line in lines.split(b"\n")[:-1]:
+        slices.append(Slice(b"idfa\ta\t0\t0\t7\n%b\nidfa\tb\t0\t0\t8\n" % line, 13, 14 + len(line)))
+    return Text(slices)
 
 
 device_types = st.sampled_from([b"idfa", b"gaid", b"adid", b"dvid", b"idfb", b"gai", b"", b"advid", b"idfaa"])
@@ -138,8 +148,8 @@ def test_a_key_has_the_same_server_whatever_encodes_it(routing: RoutingName, cou
     router = router_of(count, routing)
     ids = [b"%0*x" % (length, 7919 * length**9 % 16**length) for length in range(1, 246)]
     text = b"".join(b"%b\t%b\t1\t1\t1\n" % (name.encode(), device_id) for device_id in ids for name in DEVICE_TYPES)
-    encoded = compiled_encoder(router).encode([text])
-    assert encoded == PythonEncoder(router, 0).encode([text])
+    encoded = compiled_encoder(router).encode([Text.of(text)])
+    assert encoded == PythonEncoder(router, 0).encode([Text.of(text)])
     assert all(batch.count for batch in encoded.batches)
 
 
@@ -177,7 +187,7 @@ def test_borders(text: bytes, ttl: int, router: Router, monkeypatch: pytest.Monk
 def test_odd_and_common_lines_are_in_order_and_know_their_numbers() -> None:
     text = b"idfa\tx\t1\t1\t 1\ngaid\ty\t1\t1\t1\nidfa\tx\t1\t1\t2\nno record\n\n" * 500
     assert_same([text, b"", text[:14], text])
-    encoded = compiled_encoder(ONE).encode([text, text[:14]])
+    encoded = compiled_encoder(ONE).encode([Text.of(text), Text.of(text[:14])])
     assert list(encoded.batches[0].lines)[-3:] == [2495, 2497, 0]
     assert [text.records[:2] for text in encoded.texts] == [[1000, 500], [1, 0]]
 
@@ -186,25 +196,25 @@ def test_a_device_type_that_is_not_to_be_loaded_is_skipped_whatever_its_line_hol
     text = b"gaid\tx\t1\t1\t1\ngaid\t\ngaid\tno record\ngaid\n idfa\tx\t1\t1\t1\nidfa\tx\t1\t1\t1\n"
     router = router_of(1, only=("idfa",))
     assert_same([text], router)
-    (found,) = compiled_encoder(router).encode([text]).texts
+    (found,) = compiled_encoder(router).encode([Text.of(text)]).texts
     assert (found.skipped, found.lines, found.records, [reject.line for reject in found.rejects]) == (4, 6, [1], [4])
 
 
 def test_a_text_is_whole_lines() -> None:
     with pytest.raises(ValueError, match="whole lines"):
-        compiled_encoder(ONE).encode([b"idfa\tx\t1\t1\t1"])
+        compiled_encoder(ONE).encode([Text.of(b"idfa\tx\t1\t1\t1")])
 
 
 def test_an_encoder_is_used_again_and_its_batches_stay_as_they_are() -> None:
     encoder, reference = compiled_encoder(ONE), PythonEncoder(ONE, 0)
-    texts = [[b"".join(islice(log_lines(count), count))] for count in (1, 500, 3, 2000, 0)]
+    texts = [[Text.of(b"".join(islice(log_lines(count), count)))] for count in (1, 500, 3, 2000, 0)]
     assert [encoder.encode(text) for text in texts] == [reference.encode(text) for text in texts]
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_threads_do_not_disturb_each_other(routing: RoutingName) -> None:
     router = router_of(3, routing)
-    texts = [[b"".join(islice(log_lines(seed), 2000))] for seed in range(2)]
+    texts = [[Text.of(b"".join(islice(log_lines(seed), 2000)))] for seed in range(2)]
     expected = [PythonEncoder(router, 0).encode(text) for text in texts]
     wrong = []
 
@@ -227,7 +237,7 @@ def test_lookups_are_the_same(ttl: int) -> None:
     text = b"".join(islice(log_lines(7), 3000)) + b"idfa\tx\t0\t0\t" + b"1," * 500 + b"1\nidfa\ty\t0\t0\t1\n"
     python = PythonEncoder(ONE, ttl)
     for encoder in (compiled_encoder(ONE, ttl), checked_encoder(ONE, ttl)):
-        for batch in encoder.encode([text]).batches:
+        for batch in encoder.encode([Text.of(text)]).batches:
             for part in (batch, *batch.slices(max_count=600), *batch.slices(max_bytes=1)):
                 assert list(encoder.lookups(part)) == list(python.lookups(part))
 
@@ -243,25 +253,25 @@ def test_a_rule_that_changes_reaches_a_kernel_that_is_there(
     rule: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = b"".join(islice(log_lines(5), 200)) + b"idfa\tx\t1\t1\t1,9998,9999,501,500,9999,1\n"
-    before = compiled_encoder(ONE).encode([text])
+    before = compiled_encoder(ONE).encode([Text.of(text)])
     monkeypatch.setattr(records, rule, value)
     monkeypatch.setattr(layout, rule, value)
     monkeypatch.setattr(records, "_DEVICE_ID", re.compile(rb"[\x21-\x7e]{1,%d}" % (records.MAX_KEY_LENGTH - 5)))
-    assert compiled_encoder(ONE).encode([text]) == PythonEncoder(ONE, 0).encode([text]) != before
+    assert compiled_encoder(ONE).encode([Text.of(text)]) == PythonEncoder(ONE, 0).encode([Text.of(text)]) != before
 
 
 def test_an_index_out_of_bounds_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"idfa\tx\t0\t0\t1\n" * 1000
     monkeypatch.setattr(compiled, "_row_bytes", lambda length, flags_length: length + length // 2)
     with pytest.raises(IndexError):
-        checked_encoder(ONE).encode([text])
+        checked_encoder(ONE).encode([Text.of(text)])
 
 
 @routers
 def test_nothing_is_touched_out_of_bounds(router: Router) -> None:
     encoder: Encoder = checked_encoder(router)
     for text in _odd_texts(Random(1), 2000):
-        encoder.encode([text])  # raises IndexError
+        encoder.encode([Text.of(text)])  # raises IndexError
 
 
 def _odd_texts(random: Random, count: int) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from memcload.encode.encoder import Encoder, PythonEncoder
 from memcload.log import LOG
 from memcload.memcached.routing import Router
 from memcload.records import DEVICE_TYPES
+from memcload.text import Text
 from tests.inside.test_object_cache import DAMAGES
 
 build = pytest.importorskip("memcload.encode.build")
@@ -70,7 +71,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
 
 
 def kind_of(encoder: Encoder) -> str:
-    assert encoder.encode([TEXT]) == PythonEncoder(ROUTER, 0).encode([TEXT])
+    assert encoder.encode([Text.of(TEXT)]) == PythonEncoder(ROUTER, 0).encode([Text.of(TEXT)])
     return type(encoder).__name__
 
 
@@ -266,8 +267,9 @@ import sys, logging
 logging.basicConfig(stream=sys.stdout, level="INFO", format="%(message)s")
 from memcload.encode.choice import choose_encoder
 from memcload.memcached.routing import Router
+from memcload.text import Text
 router = Router({"idfa": ["h:1"]})
-encoded = choose_encoder("compiled", router, 0, 0)().encode([b"idfa\\tx\\t1\\t1\\t1\\n"])
+encoded = choose_encoder("compiled", router, 0, 0)().encode([Text.of(b"idfa\\tx\\t1\\t1\\t1\\n")])
 print(encoded.batches[0].count, [name for name in ("numba", "numpy") if name in sys.modules])
 """
 

@@ -11,6 +11,7 @@ from memcload.encode import message
 from memcload.encode.message import prototest, show, show_records, to_message
 from memcload.memcached.routing import Router
 from memcload.records import AppsInstalled, serialize
+from memcload.text import Text
 
 doubles = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -40,7 +41,7 @@ def test_a_record_is_shown_with_its_server_key_and_message() -> None:
 
 def test_of_a_text_only_records_that_are_to_be_loaded_are_shown() -> None:
     text = b"idfa\tx\t1.5\t1.5\t1\r\n\nno record\ngaid\ty\t1\t1\t1\nidfa\tz\t2.5\t2.5\t2\n"
-    assert show_records(text, Router({"idfa": ["h:1"]})) == [
+    assert show_records(Text.of(text), Router({"idfa": ["h:1"]})) == [
         "h:1 - idfa:x -> apps: 1 lat: 1.5 lon: 1.5",
         "h:1 - idfa:z -> apps: 2 lat: 2.5 lon: 2.5",
     ]
@@ -50,5 +51,5 @@ def test_a_record_is_shown_with_the_server_that_its_key_belongs_to() -> None:
     router = Router({"idfa": ["h:1", "h:2", "h:3"]}, "crc32")
     lines = [b"idfa\t%d\t1\t1\t1\n" % number for number in range(20)]
     servers = [router.partitions[router.partition_of("idfa", b"idfa:%d" % number) or 0].server for number in range(20)]
-    assert [shown.partition(" ")[0] for shown in show_records(b"".join(lines), router)] == servers
+    assert [shown.partition(" ")[0] for shown in show_records(Text.of(b"".join(lines)), router)] == servers
     assert set(servers) == {"h:1", "h:2", "h:3"}

@@ -17,9 +17,10 @@ from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.batch import Batch, Refusal
 from memcload.memcached.routing import Partition, Router
 from memcload.memcached.server import ServerDown
-from memcload.pipeline import Pipeline, Text, blocks_of
+from memcload.pipeline import FileText, Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Delivery
+from memcload.text import Text
 
 PATIENCE = 20.0  # seconds
 
@@ -46,7 +47,7 @@ class NotingSink:
 class SlowEncoder(PythonEncoder):
     """Takes its time, not always the same."""
 
-    def encode(self, texts: Sequence[bytes], stops: Callable[[], bool] = never) -> Encoded:
+    def encode(self, texts: Sequence[Text], stops: Callable[[], bool] = never) -> Encoded:
         time.sleep(random.uniform(0, 0.003))
         return super().encode(texts, stops)
 
@@ -73,7 +74,11 @@ def lines(device_type: str, numbers: Sequence[int]) -> bytes:
     return b"".join(b"%b\tdevice%d\t1\t2\t3\n" % (device_type.encode(), number) for number in numbers)
 
 
-def run(pipeline: Pipeline, blocks: Sequence[list[Text]]) -> list[TextResult]:
+def text_of(file: FileLoad, lines: bytes) -> FileText:
+    return file, Text.of(lines)
+
+
+def run(pipeline: Pipeline, blocks: Sequence[list[FileText]]) -> list[TextResult]:
     results: list[TextResult] = []
     with pipeline:
         for block in blocks:
@@ -86,7 +91,7 @@ def run(pipeline: Pipeline, blocks: Sequence[list[Text]]) -> list[TextResult]:
 def test_records_reach_every_partition_in_the_order_of_their_lines() -> None:
     sink = NotingSink()
     file = FileLoad("a.gz")
-    blocks = [[(file, b"".join(lines(name, [number]) for name in DEVICE_TYPES))] for number in range(300)]
+    blocks = [[text_of(file, b"".join(lines(name, [number]) for name in DEVICE_TYPES))] for number in range(300)]
     results = run(make_pipeline(sink, encoder=SlowEncoder), blocks)
     assert [result.counts.total_stored for result in results] == [4] * 300
     for name in DEVICE_TYPES:
@@ -95,10 +100,10 @@ def test_records_reach_every_partition_in_the_order_of_their_lines() -> None:
 
 def test_results_come_in_the_order_of_the_texts_with_their_own_counts() -> None:
     first, second = FileLoad("a.gz", 0), FileLoad("b.gz", 1)
-    blocks: list[list[Text]] = [
-        [(first, lines("idfa", range(3)) + b"bad\n"), (second, lines("gaid", range(2)) + b"\n")],
-        [(second, lines("idfa", [9]))],
-        [(second, b"\n")],
+    blocks: list[list[FileText]] = [
+        [text_of(first, lines("idfa", range(3)) + b"bad\n"), text_of(second, lines("gaid", range(2)) + b"\n")],
+        [text_of(second, lines("idfa", [9]))],
+        [text_of(second, b"\n")],
     ]
     results = run(make_pipeline(NotingSink(), encoder=SlowEncoder), blocks)
     assert [(result.file, result.lines) for result in results] == [(first, 4), (second, 3), (second, 1), (second, 1)]
@@ -113,10 +118,10 @@ def test_small_batches_are_held_back_until_the_block_is_waited_for() -> None:
     with make_pipeline(sink, slots=slots) as pipeline:
         file = FileLoad("a.gz")
         for number in range(slots):
-            pipeline.put([(file, lines("idfa", [number]))])
+            pipeline.put([text_of(file, lines("idfa", [number]))])
         time.sleep(0.2)
         assert not sink.requests["idfa"]
-        pipeline.put([(file, lines("idfa", [slots]))])
+        pipeline.put([text_of(file, lines("idfa", [slots]))])
         assert len(list(pipeline.drain())) == slots + 1
     assert [len(request) for request in sink.requests["idfa"]] == [slots, 1]
 
@@ -126,7 +131,7 @@ def test_batches_that_are_worth_a_request_together_are_sent_at_once() -> None:
     with make_pipeline(sink, slots=10) as pipeline:
         file = FileLoad("a.gz")
         for number in range(3):
-            pipeline.put([(file, lines("idfa", range(3000 * number, 3000 * (number + 1))))])  # 64 bytes a record
+            pipeline.put([text_of(file, lines("idfa", range(3000 * number, 3000 * (number + 1))))])  # 64 bytes a record
         deadline = time.monotonic() + PATIENCE
         while not sink.requests["idfa"] and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -148,10 +153,10 @@ def test_batches_that_wait_for_a_busy_server_share_a_request(monkeypatch: pytest
     pipeline = make_pipeline(sink, slots=10)
     with pipeline:
         file = FileLoad("a.gz")
-        pipeline.put([(file, lines("idfa", [0]))])
+        pipeline.put([text_of(file, lines("idfa", [0]))])
         assert begun.wait(PATIENCE)
         for number in range(1, 10):
-            pipeline.put([(file, lines("idfa", [number]))])
+            pipeline.put([text_of(file, lines("idfa", [number]))])
         while pipeline._next_to_queue < 10:
             time.sleep(0.001)
         go_on.set()
@@ -173,12 +178,12 @@ def test_a_slow_server_holds_the_others_up_only_when_the_slots_are_full(monkeypa
     file = FileLoad("a.gz")
     with pipeline:
         for number in range(slots):
-            pipeline.put([(file, lines("idfa", [number]) + lines("gaid", [number]))])
+            pipeline.put([text_of(file, lines("idfa", [number]) + lines("gaid", [number]))])
         deadline = time.monotonic() + PATIENCE
         while len(sink.keys("gaid")) < slots and time.monotonic() < deadline:
             time.sleep(0.001)
         assert len(sink.keys("gaid")) == slots
-        blocked = threading.Thread(target=pipeline.put, args=([(file, lines("gaid", [99]))],))
+        blocked = threading.Thread(target=pipeline.put, args=([text_of(file, lines("gaid", [99]))],))
         blocked.start()
         blocked.join(0.2)
         assert blocked.is_alive()  # memory is bounded
@@ -191,7 +196,7 @@ def test_what_was_answered_failed_and_not_sent_is_dealt_back_to_the_texts() -> N
     down = ServerDown("idfa.example:11211", "connection refused")
     sink = NotingSink(lambda partition, count: Delivery(answered=count - 3, failed=2, cause=down))
     files = [FileLoad(name) for name in "abc"]
-    (block,) = [[(file, lines("idfa", range(4))) for file in files]]
+    (block,) = [[text_of(file, lines("idfa", range(4))) for file in files]]
     results = run(make_pipeline(sink), [block])
     assert [result.counts.stored for result in results] == [{0: 4}, {0: 4}, {0: 1}]
     assert [result.counts.failed for result in results] == [{}, {}, {0: 2}]
@@ -202,7 +207,10 @@ def test_a_refused_record_is_named_by_its_line() -> None:
     refusals = [Refusal(1, True, "SERVER_ERROR object too large for cache"), Refusal(4, False, "SERVER_ERROR busy")]
     sink = NotingSink(lambda partition, count: Delivery(answered=count, refusals=refusals))
     first, second = FileLoad("a"), FileLoad("b")
-    block: list[Text] = [(first, b"\nbad\n" + lines("idfa", range(3))), (second, b"\n" + lines("idfa", range(3)))]
+    block: list[FileText] = [
+        text_of(first, b"\nbad\n" + lines("idfa", range(3))),
+        text_of(second, b"\n" + lines("idfa", range(3))),
+    ]
     one, other = run(make_pipeline(sink), [block])
     assert [(reject.line, reject.reason) for reject in sorted(one.rejects)] == [(1, "columns"), (3, "too_large")]
     assert one.rejects[-1].text == b"idfa\tdevice1\t1\t2\t3"
@@ -219,7 +227,7 @@ def test_nothing_is_begun_once_the_run_is_cancelled() -> None:
         return Delivery(answered=count)
 
     sink = NotingSink(answer)
-    run(make_pipeline(sink, cancel=cancel), [[(FileLoad("a"), lines("idfa", [n]))] for n in range(50)])
+    run(make_pipeline(sink, cancel=cancel), [[text_of(FileLoad("a"), lines("idfa", [n]))] for n in range(50)])
     assert len(sink.requests["idfa"]) == 1
 
 
@@ -235,7 +243,7 @@ def test_an_error_in_a_thread_ends_the_run(where: str) -> None:
         NotingSink(fail if where == "sink" else None), encoder=Broken if where == "encoder" else PythonEncoder
     )
     with pytest.raises(ValueError, match="broken"):
-        run(pipeline, [[(FileLoad("a"), lines("idfa", [n]))] for n in range(50)])
+        run(pipeline, [[text_of(FileLoad("a"), lines("idfa", [n]))] for n in range(50)])
 
 
 class Pieces(FileLoad):

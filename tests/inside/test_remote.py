@@ -59,7 +59,7 @@ def test_files_are_found_read_and_renamed(memory: Any) -> None:
         assert "/in/.memc-load.lock" in memory.store
         for path in found.find():
             file = found.open(path)
-            assert b"".join(file.texts(100)) == path[-1:].encode() + b"\n"
+            assert b"".join(map(bytes, file.texts(100))) == path[-1:].encode() + b"\n"
             assert file.is_unchanged()
             assert found.finalize(path, damaged=path.endswith("b")) in ("memory://in/.a", "memory://in/.b.damaged")
     assert names(memory) == ["/in/.a", "/in/.b.damaged", "/in/.done"]
@@ -70,7 +70,7 @@ def test_a_file_at_the_top_of_a_store(memory: Any) -> None:
     found = source("memory://*")
     with found.lock():
         (path,) = found.find()
-        assert b"".join(found.open(path).texts(10)) == b"x\n"
+        assert b"".join(map(bytes, found.open(path).texts(10))) == b"x\n"
         assert found.finalize(path, damaged=False) == "memory://.a"
     assert names(memory) == ["/.a"]
 
