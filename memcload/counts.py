@@ -56,6 +56,8 @@ class RejectedLines:
 
     def by_reason(self) -> Counter[Reason]:
         """Return how many there are for each reason."""
+        if not self._reasons:
+            return Counter()
         return Counter({REASONS[number]: count for number, count in Counter(self._reasons).items()})
 
 
@@ -76,8 +78,8 @@ class Counts:
 
     def __iadd__(self, other: Counts) -> Counts:
         for mine, theirs in ((self.stored, other.stored), (self.failed, other.failed)):
-            for partition, count in theirs.items():  # three times as fast as Counter.update
-                mine[partition] += count
+            for partition, count in theirs.items():  # several times as fast as Counter.update
+                mine[partition] = mine.get(partition, 0) + count
         if other.rejected:
             self.rejected.update(other.rejected)
         self.partial += other.partial
@@ -103,10 +105,10 @@ class Counts:
     @property
     def records(self) -> int:
         """All records that were to be loaded: stored, rejected and failed."""
-        return self.total_stored + self.total_rejected + self.total_failed
+        return sum(self.stored.values()) + sum(self.rejected.values()) + sum(self.failed.values())
 
     @property
     def error_rate(self) -> float:
         """Rejected records as a fraction of all, 0 where there are none."""
-        records = self.records
-        return self.total_rejected / records if records else 0.0
+        rejected = self.total_rejected
+        return rejected / self.records if rejected else 0.0

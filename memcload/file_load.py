@@ -160,7 +160,8 @@ class TextResult:
         """Add what became of its records of one partition; `lines` are the numbers of their lines in the text."""
         failed, stored = delivery.failed, delivery.answered - len(delivery.refusals)
         if delivery.answered:
-            self.acknowledged |= {(partition.server, identity) for identity in delivery.identities}
+            for identity in delivery.identities:
+                self.acknowledged.add((partition.server, identity))
         if delivery.failed and delivery.cause:
             self.causes[partition.server] = delivery.cause
         if delivery.refusals:

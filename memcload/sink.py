@@ -114,6 +114,8 @@ class Delivery:
     def share(self, first: int, count: int) -> Delivery:
         """Return what became of `count` records from number `first` on."""
         end = first + count
+        if not first and count >= self.answered + self.failed:
+            return self
         answered = min(max(self.answered - first, 0), count)
         failed = min(max(self.answered + self.failed - first, 0), count) - answered
         refusals = self.refusals
