@@ -18,7 +18,7 @@ from memcload.output.results import Results
 from memcload.output.telling import tell, tell_how_to_be_quiet
 from memcload.pipeline import block_size, blocks_of
 from memcload.records import DEVICE_TYPES
-from memcload.session import exit_code_of, guard, new_fleet, new_pipeline, nothing_to, open_source, progress
+from memcload.session import exit_code_of, finished, guard, new_fleet, new_pipeline, nothing_to, open_source, progress
 from memcload.sink import Fleet, MemcachedSink, NewClient, NoSink, Sink
 from memcload.source.pattern import PatternError
 from memcload.source.source import Source
@@ -70,8 +70,7 @@ def main(options: Options, load: Callable[[Run], None], new_client: NewClient) -
         exit_code = exit_code_of(options, cancel, is_clean)
         results = dataclasses.replace(results, exit_code=exit_code, seconds=time.monotonic() - started)
         exit_code = tell(results, as_table=options.progress, report=options.report, metrics=options.metrics)
-        LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
-        return exit_code
+        return finished(started, exit_code)
 
     return guard(options, lock_and_load)
 

@@ -17,7 +17,7 @@ from memcload.options import ParallelOptions
 from memcload.output.telling import tell_verification
 from memcload.output.verification import Verification
 from memcload.pipeline import block_size
-from memcload.session import exit_code_of, guard, new_fleet, new_pipeline, nothing_to, open_source, progress
+from memcload.session import exit_code_of, finished, guard, new_fleet, new_pipeline, nothing_to, open_source, progress
 from memcload.sink import NewClient
 from memcload.source.pattern import PatternError
 from memcload.verify import ComparingSink, Verifier
@@ -70,6 +70,6 @@ def verify(options: ParallelOptions, compare: Callable[[VerifyRun], None], new_c
             is_clean = False
         exit_code = exit_code_of(options, cancel, is_clean)
         verification = dataclasses.replace(verification, exit_code=exit_code, seconds=time.monotonic() - started)
-        return tell_verification(verification, options.report, options.metrics)
+        return finished(started, tell_verification(verification, options.report, options.metrics))
 
     return guard(options, find_and_verify)

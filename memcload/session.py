@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -160,3 +161,9 @@ def exit_code_of(options: Options, cancel: Cancel, is_clean: bool) -> int:
     """Return the exit code of a run that has come to its end."""
     unstopped = EXIT_OK if is_clean and not (options.log and log_failures()) else EXIT_FAILED
     return unstopped if cancel.signal is None else 128 + cancel.signal
+
+
+def finished(started: float, exit_code: int) -> int:
+    """Log the last line of a run, which began at this time of the monotonic clock; return its exit code."""
+    LOG.info("Finished in %.1f s with exit code %d", time.monotonic() - started, exit_code)
+    return exit_code

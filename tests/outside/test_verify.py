@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import re
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -36,6 +37,7 @@ def test_what_was_just_loaded_is_all_there(tmp_path: Path, servers: Servers, loa
     assert verdict.total("present") == len(whole.items)
     assert verdict.total("superseded") == whole.stored.total() - len(whole.items) > 0
     assert (verdict.named("missing"), verdict.named("different")) == ([], [])
+    assert re.fullmatch(r"Finished in \d+\.\d s with exit code 0", verdict.run.messages()[-1])
 
 
 @both_engines
