@@ -1,7 +1,7 @@
 r"""From a file to texts: whole lines, in bounded memory whatever the file holds.
 
 Every line of a text ends in `\n`, also the last line of a file that lacks it. A line longer than MAX_LINE_LENGTH is
-cut to LONGEST_KEPT bytes while it is read: still too long, so still rejected.
+cut to LONGEST_KEPT bytes while it is read, unless it came in one piece: still too long, so still rejected.
 """
 
 from __future__ import annotations
