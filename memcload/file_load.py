@@ -85,7 +85,7 @@ class FileLoad:
         return self.is_read and not self.texts_out
 
     def texts(self, size: int) -> Iterator[Text]:
-        """Yield the lines of the file in texts of about `size` bytes or more; an error ends them and is kept."""
+        """Yield the lines of the file in texts of about `size` bytes; an error ends them and is kept."""
         if self.input is None:
             return
         yield from self.input.texts(size)

@@ -15,10 +15,11 @@ from memcload.source import decoders
 from memcload.source.damage import HEAD, Damage, binary, foreign
 from memcload.source.decoders import Decoder
 
-_READ = 1 << 19  # bytes of the file at a time
-_CHUNK = 3 << 19  # bytes of text at a time: a moment's work
+_READ = 15 << 15  # bytes of the file at a time: usually a little less than a chunk of text
+_CHUNK = 1 << 20  # bytes of text at a time: a moment's work
 _SALVAGED = 1 << 12  # bytes of text at a time, where it is decoded byte by byte
 _CHECKED = 8  # bytes at the start of a member that a format may object to
+_COMPARED = 64  # bytes of text, where two decoders should have given the same
 
 
 class _Format(NamedTuple):
@@ -29,6 +30,7 @@ class _Format(NamedTuple):
     shortest_magic: to know a file that has only just begun to be written
     decoder, careful_decoder: the fast one, and one that gives every byte before a damaged place
     objection: why the format's own tool would refuse a part that begins with these bytes, or None
+    needs_care: whether the fast decoder may misread a part that begins with these bytes
     padding: behind a part there may be zeros, a multiple of this many; 0 where there may be none
     resumes_after_padding: another part may follow the zeros
     """
@@ -40,12 +42,19 @@ class _Format(NamedTuple):
     decoder: Callable[[], Decoder]
     careful_decoder: Callable[[], Decoder]
     objection: Callable[[bytes], str | None] = lambda start: None
+    needs_care: Callable[[bytes], bool] = lambda start: False
     padding: int = 0
     resumes_after_padding: bool = False
 
 
 def _gzip_objection(start: bytes) -> str | None:
     return "has flags that gzip does not support" if len(start) > 3 and start[3] & 0xE0 else None
+
+
+def _gzip_needs_care(start: bytes) -> bool:
+    """Return True for a header with a checksum or several fields: isal misreads it where it comes in pieces."""
+    flags = start[3] if len(start) > 3 else 0
+    return bool(flags & 0x02) or (flags & 0x1C).bit_count() > 1
 
 
 def _xz_objection(start: bytes) -> str | None:
@@ -64,6 +73,7 @@ _FORMATS = (
         decoders.fast_gzip_decoder,
         decoders.ZlibDecoder,
         objection=_gzip_objection,
+        needs_care=_gzip_needs_care,
         padding=1,
     ),
     _Format("bz2", "stream", re.compile(rb"BZh[1-9]"), b"BZh1", decoders.bz2_decoder, decoders.bz2_decoder),
@@ -200,14 +210,16 @@ def _member(format: _Format, data: _Input, size: int, first_read: int) -> Genera
     """Yield the text of the part at the current position, and go behind it."""
     start = data.position
     subject = f"the {format.name} {format.unit} that starts at byte {start:,}"
-    if objection := format.objection(data.peek(_CHECKED)):
+    head = data.peek(_CHECKED)
+    if objection := format.objection(head):
         return Damage("unsupported", f"{subject} {objection}")
-    attempt = yield from _decode(data, format.decoder(), size, first_read)
+    new_decoder = format.careful_decoder if format.needs_care(head) else format.decoder
+    attempt = yield from _decode(data, new_decoder(), size, first_read)
     problem = attempt.problem
     if problem and "memory" in str(problem).lower():  # so say liblzma and libzstd alike
         limit = decoders.MAX_WINDOW >> 20
         return Damage("unsupported", f"{subject} needs a window of more than {limit} MiB, which is the limit")
-    gave_everything = isinstance(problem, EOFError) and format.decoder is format.careful_decoder
+    gave_everything = isinstance(problem, EOFError) and new_decoder is format.careful_decoder
     if problem and not gave_everything and data.go_back(start):
         problem = yield from _decode_again(data, format.careful_decoder(), size, attempt)
     if isinstance(problem, EOFError):
@@ -216,9 +228,12 @@ def _member(format: _Format, data: _Input, size: int, first_read: int) -> Genera
 
 
 class _Attempt(NamedTuple):
-    """How far a part was read: the bytes of text that it gave, the position of the last input, and what went wrong."""
+    """How far a part was read: how many bytes of text it gave, the last of them, where the last input began, and what
+    went wrong.
+    """
 
     given: int
+    last_text: bytes
     last_input: int
     problem: Exception | None
 
@@ -226,17 +241,20 @@ class _Attempt(NamedTuple):
 def _decode(data: _Input, decoder: Decoder, size: int, first_read: int) -> Generator[bytes, None, _Attempt]:
     """Yield the text of one part and go behind it."""
     given = 0
+    last_text = b""
     start = last_input = data.position
     while not decoder.eof:
         if decoder.needs_input:
             last_input = data.position
         text, problem = _step(data, first_read if data.position == start else _READ, decoder, size)
         if problem:
-            return _Attempt(given, last_input, problem)
-        given += len(text)
+            return _Attempt(given, last_text, last_input, problem)
+        if text:
+            given += len(text)
+            last_text = text[-_COMPARED:]
         yield text
     data.give_back(len(decoder.unused_data))
-    return _Attempt(given, last_input, None)
+    return _Attempt(given, b"", last_input, None)
 
 
 def _decode_again(
@@ -248,6 +266,7 @@ def _decode_again(
     its input byte by byte, and gives its text byte by byte.
     """
     position = 0
+    known = b""  # the last bytes of what was given before
     salvaged = bytearray()
     problem = None
     while not decoder.eof and not problem:
@@ -262,7 +281,11 @@ def _decode_again(
         text, problem = _step(data, count, decoder, limit)
         if position >= attempt.given:
             salvaged += text
+        else:
+            known = (known + text)[-len(attempt.last_text) :]
         position += len(text)
+        if position == attempt.given and known != attempt.last_text:
+            return ValueError("two decoders give different text")
         if len(salvaged) >= _SALVAGED or decoder.needs_input:
             yield bytes(salvaged)
             salvaged.clear()

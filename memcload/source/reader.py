@@ -1,7 +1,7 @@
 r"""From a file to texts: whole lines, in bounded memory whatever the file holds.
 
 Every line of a text ends in `\n`, also the last line of a file that lacks it. A line longer than MAX_LINE_LENGTH is
-cut to LONGEST_KEPT bytes while it is read, unless it came in one piece: still too long, so still rejected.
+cut to LONGEST_KEPT bytes while it is read: still too long, so still rejected.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from memcload.source.damage import HEAD, Damage, foreign
 from memcload.text import Slice, Text
 
 _NOTHING = Text([])
+_NEARLY = 8  # so much of a text may be missing: the rest would be another call of the decoder
 _WORTH_A_SLICE = 1 << 16  # bytes: many short slices, as of an archive of many members, are cheaper to join
 
 LONGEST_KEPT = MAX_LINE_LENGTH + 2  # with a `\r` at its end, taken for a line ending, still too long
@@ -74,7 +75,7 @@ class InputFile(ABC):
         self._file.close()
 
     def texts(self, size: int) -> Iterator[Text]:
-        """Yield the file's lines in texts of `size` to twice `size` bytes, give or take a line, in order.
+        """Yield the file's lines in texts of about `size` bytes, in order.
 
         A text may be empty: there is nothing yet, but the caller gets to look whether to go on, some hundredths of a
         second after the last time at most. At a damaged place the texts end with the last whole line before it: a
@@ -104,7 +105,7 @@ class InputFile(ABC):
                 unfinished = bytearray(chunk[end:])
             else:
                 _extend_line(unfinished, chunk)
-            if length + len(unfinished) >= size:
+            if length + len(unfinished) >= size - size // _NEARLY:
                 yield _text_of(slices)
                 slices, length = [], 0
             else:
@@ -130,7 +131,7 @@ class InputFile(ABC):
         yield from chunks
 
     def _decompressed(self, size: int) -> Iterator[bytes]:
-        chunks = decompress(self._file, 2 * size)  # in one call, where a read brings a little more than `size`
+        chunks = decompress(self._file, size)
         while True:
             try:
                 chunk = next(chunks)
@@ -143,8 +144,11 @@ class InputFile(ABC):
 
 
 def _text_of(slices: list[Slice]) -> Text:
+    """Return a text of lines that lie in these slices, or a copy of them where the slices are not worth keeping."""
     text = Text(slices)
-    return Text.of(bytes(text)) if len(text) < (len(slices) - 1) * _WORTH_A_SLICE else text
+    held = sum([len(buffer) for buffer, _, _ in slices])
+    has_short_slices = len(text) < (len(slices) - 1) * _WORTH_A_SLICE
+    return Text.of(bytes(text)) if has_short_slices or held > 2 * len(text) else text
 
 
 def _finished_line(line: bytearray, rest: bytes) -> Slice:

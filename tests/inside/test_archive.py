@@ -7,13 +7,14 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import struct
 import zlib
 from collections.abc import Callable
 
 import pytest
 
-from memcload.source import decoders
+from memcload.source import archive, decoders
 from memcload.source.archive import decompress
 from memcload.source.damage import Damage
 from tests.inside.test_archive_tools import read, tool
@@ -42,6 +43,63 @@ def agrees_with_tool(format: str, content: bytes) -> tuple[bytes, str | None]:
     if not warns:
         assert text == expected
     return text, kind(damage)
+
+
+# --- headers ------------------------------------------------------------------------------------
+
+
+class InPieces(io.BytesIO):
+    """Gives no more than a few bytes at a time."""
+
+    def __init__(self, content: bytes, size: int) -> None:
+        super().__init__(content)
+        self._size = size
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        return super().read(self._size)
+
+
+def gzip_member(flags: int, text: bytes, seed: int) -> bytes:
+    """Return a gzip member whose header has the fields of these flags, of random lengths and contents."""
+    rng = random.Random(seed)
+
+    def some(zero: bool = False) -> bytes:
+        return bytes(rng.randrange(not zero, 256) for _ in range(rng.choice([0, 1, 5, 60, 700])))
+
+    extra, name, comment = some(zero=True), some() + b"\0", some() + b"\0"
+    header = b"\x1f\x8b\x08%c\0\0\0\0\0\x03" % flags
+    header += (len(extra).to_bytes(2, "little") + extra) if flags & 4 else b""
+    header += (name if flags & 8 else b"") + (comment if flags & 16 else b"")
+    header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little") if flags & 2 else b""
+    packer = zlib.compressobj(rng.randrange(10), wbits=-15)
+    body = packer.compress(text) + packer.flush()
+    return header + body + struct.pack("<II", zlib.crc32(text), len(text))
+
+
+@pytest.mark.parametrize("flags", range(32))
+def test_a_header_of_any_fields_may_be_cut_anywhere(flags: int) -> None:
+    for seed in range(15):
+        lines = TEXT[: 700 * seed].rpartition(b"\n")[0] + b"\n"
+        member = gzip_member(flags, lines, seed)
+        agrees_with_tool("gz", gzip.compress(b"") + member)
+        for size in (1, 3, 11, 12, 17, 64, 300, len(member)):
+            for before in (b"", gzip.compress(b"")):
+                pieces = decompress(InPieces(before + member, size), MIB)
+                assert b"".join(pieces) == lines, (seed, size)
+
+
+def test_where_two_decoders_give_different_text_the_file_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(decoders.ZlibDecoder):
+        def decompress(self, data: bytes, max_length: int, /) -> bytes:
+            text = super().decompress(data, max_length)
+            if self.eof:
+                raise ValueError("a wrong checksum")
+            return text[:-1] + b"?" if text else text
+
+    gz, *others = archive._FORMATS
+    monkeypatch.setattr(archive, "_FORMATS", (gz._replace(decoder=Wrong), *others))
+    _, damage = read(gzip.compress(TEXT), size=1000)
+    assert kind(damage) == "corrupt"
 
 
 # --- several parts, and what may lie between and behind them --------------------------------------
@@ -188,7 +246,7 @@ def test_a_larger_window_is_not(content: bytes, first: bool) -> None:
 def test_a_piece_is_never_longer_than_asked(format: str) -> None:
     for size in (1, 1000, 8 * MIB):
         pieces = list(decompress(io.BytesIO(COMPRESS[format](b"x" * (3 * MIB if size > 1 else 1000))), size))
-        assert 0 < max(map(len, pieces)) <= min(size, 3 * MIB // 2)
+        assert 0 < max(map(len, pieces)) <= min(size, MIB)
 
 
 # --- what is had of a damaged part ----------------------------------------------------------------
