@@ -10,6 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from memcload.cancel import end_at_interrupt
+
+if __name__ == "__main__":
+    end_at_interrupt()  # before the imports that take a while
+
 from memc_client import MemcacheClient
 from memcload import run
 from memcload.encode.encoder import EncodedText, LineReader
@@ -24,6 +29,8 @@ from memcload.session import EXIT_OK
 from memcload.sink import Client, Delivery
 from memcload.source.local import dot_rename
 from memcload.text import Text
+
+_DESCRIPTION = (__doc__ or "").partition("\n")[0]  # Python leaves docstrings out if it is told so
 
 __all__ = [
     "NORMAL_ERR_RATE",
@@ -106,7 +113,9 @@ class ReferenceLoader:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the reference loader; return its exit code."""
-    options = parse_options(arguments, (__doc__ or "").splitlines()[0], Options)
+    if arguments is None:
+        end_at_interrupt()
+    options = parse_options(arguments, _DESCRIPTION, Options)
     if options.test:
         prototest()
         return EXIT_OK

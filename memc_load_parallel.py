@@ -7,8 +7,15 @@ import gc
 import sys
 from collections.abc import Sequence
 
+from memcload.cancel import end_at_interrupt
+
+if __name__ == "__main__":
+    end_at_interrupt()  # before the imports that take a while
+
 from memcload.options import NORMAL_ERR_RATE, ParallelOptions, parse_options
 from memcload.records import AppsInstalled, parse_appsinstalled
+
+_DESCRIPTION = (__doc__ or "").partition("\n")[0]  # Python leaves docstrings out if it is told so
 
 __all__ = ["NORMAL_ERR_RATE", "AppsInstalled", "main", "parse_appsinstalled", "prototest"]
 
@@ -22,7 +29,9 @@ def prototest() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parallel loader; return its exit code."""
-    options = parse_options(arguments, (__doc__ or "").splitlines()[0], ParallelOptions)
+    if arguments is None:
+        end_at_interrupt()
+    options = parse_options(arguments, _DESCRIPTION, ParallelOptions)
     if options.test:
         prototest()
         return 0

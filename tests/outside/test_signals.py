@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from tests.outside.loading import (
     LOG_LINE,
+    PROJECT,
     REFERENCE,
     Finished,
     Loader,
@@ -87,3 +91,41 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, loader: Loader, number: s
                 finished = running.finish()
     assert (finished.exit_code, finished.output) == (exit_code, "")  # without a report
     assert names(tmp_path) == ["a.gz"]
+
+
+INTERRUPTED_WHILE_IMPORTING = """
+import os, runpy, signal, sys
+script, count, *arguments = sys.argv[1:]
+
+class Interrupt:
+    left = int(count)
+
+    def find_spec(self, name, path=None, target=None):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = [script, *arguments]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("count", [20, 40, 60, 80])
+@pytest.mark.parametrize("script", ["memc_load.py", "memc_load_parallel.py"])
+def test_an_interrupt_amid_the_imports_ends_a_load_without_a_word(tmp_path: Path, script: str, count: int) -> None:
+    (tmp_path / "a").write_bytes(numbered(1))
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_IMPORTING, script, str(count)]
+    arguments = ["--dry", "--pattern", f"{tmp_path}/*"]
+    environment = {**os.environ, "PYTHONPATH": "."}
+    ended = subprocess.run([*command, *arguments], cwd=PROJECT, env=environment, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize("script", ["memc_load.py", "memc_load_parallel.py"])
+def test_python_may_leave_out_docstrings(tmp_path: Path, script: str) -> None:
+    (tmp_path / "a").write_bytes(numbered(3))
+    command = [sys.executable, "-OO", script, "--dry", "--pattern", f"{tmp_path}/*"]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 records" in ended.stderr
