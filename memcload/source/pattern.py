@@ -36,6 +36,8 @@ def check_pattern(pattern: str) -> None:
     try:
         with os.scandir(directory or "."):
             pass
+        if not os.path.isabs(directory) and not _has_working_directory():
+            raise FileNotFoundError(None, "The working directory was deleted", directory or ".")
         if not os.access(directory or ".", os.X_OK):
             raise PermissionError(None, "Permission denied", directory)
         if not glob.has_magic(pattern) and not os.path.lexists(pattern) and not _was_done(pattern):
@@ -48,6 +50,15 @@ def check_pattern(pattern: str) -> None:
         else:
             advice = f"so nothing matches {pattern}: name the logs with --pattern 'DIR/*.tsv.gz'"
         raise PatternError(f"{error.filename}: {error.strerror}, {advice}") from None
+
+
+def _has_working_directory() -> bool:
+    """Return False where it was deleted: it can still be looked into, and holds nothing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _was_done(path: str) -> bool:

@@ -202,6 +202,15 @@ def test_a_directory_is_an_error_that_says_what_to_do(pattern: str) -> None:
         LocalSource(pattern).find()
 
 
+@pytest.mark.parametrize("pattern", ["*.gz", "./*.gz", "x*/*.gz"])
+def test_a_working_directory_that_was_deleted_is_an_error(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkdir("deleted")
+    monkeypatch.chdir("deleted")
+    os.rmdir(Path.cwd())
+    with pytest.raises(PatternError, match=r"^\.: The working directory was deleted, so nothing matches"):
+        LocalSource(pattern).find()
+
+
 def test_a_file_where_a_directory_should_be_is_an_error() -> None:
     touch("a.gz")
     with pytest.raises(PatternError, match=r"a\.gz: Not a directory"):
