@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,7 +53,7 @@ def keep_last(parts: Sequence[Records]) -> list[Array] | None:
     count = int(firsts[-1])
     if count < 2:
         return None
-    hashes = np.concatenate([_hashes(part.words(), part.starts) for part in parts])
+    hashes, key_words = _hashed(parts, firsts)
     # The upper bits of a hash and the number of the record, so that one fast sort puts equal keys together, in order.
     number_bits = np.uint64((1 << count.bit_length()) - 1)
     hashes &= ~number_bits
@@ -64,7 +64,7 @@ def keep_last(parts: Sequence[Records]) -> list[Array] | None:
         return None
     earlier = (hashes[repeats] & number_bits).astype(np.int64)
     later = (hashes[repeats + 1] & number_bits).astype(np.int64)
-    if not _have_same_keys(parts, firsts, earlier, later):  # two keys have one hash
+    if not all(np.array_equal(words[earlier], words[later]) for words in key_words):  # two keys have one hash
         return keep_last_by_key(parts)
     keep = np.ones(count, np.bool_)
     keep[earlier] = False
@@ -80,53 +80,46 @@ def keep_last_by_key(parts: Sequence[Records]) -> list[Array]:
     return keep
 
 
-def _hashes(words: Array, starts: Array) -> Array:
-    hashes = np.zeros(len(starts), np.uint64)
-    at = starts + KEY_OFFSET
-    rest: Array | None = None  # the records whose keys go on
-    while True:
+def _hashed(parts: Sequence[Records], firsts: Array) -> tuple[Array, list[Array]]:
+    """Return a hash of each key, and what it is made of: its first eight bytes, its next, and so on.
+
+    Equal keys have equal words, and others have not, for those behind a key's end are zero. They are kept until keys
+    are compared: to fetch them again would take longer than all the rest.
+    """
+    hashes = np.zeros(int(firsts[-1]), np.uint64)
+    key_words: list[Array] = []
+    for part, first, end in zip(parts, firsts, firsts[1:], strict=False):
+        here = hashes[first:end]
+        for column, (rest, words) in enumerate(_key_words(part)):
+            if column == len(key_words):
+                key_words.append(np.zeros_like(hashes))
+            key_words[column][first:end][rest] = words
+            mixed = (here[rest] ^ words) * _FACTOR
+            mixed ^= mixed >> _SHIFT
+            here[rest] = mixed
+        here *= _FACTOR
+    return hashes, key_words
+
+
+def _key_words(part: Records) -> Iterator[tuple[Any, Array]]:
+    """Yield eight bytes of each key, then the next of those that go on, and which these are."""
+    words, at = part.words(), part.starts + KEY_OFFSET
+    rest: Any = slice(None)
+    numbers = np.arange(len(at))
+    while len(at):
         word, has_ended = _masked(words[at])
-        mixed = ((hashes if rest is None else hashes[rest]) ^ word) * _FACTOR
-        mixed ^= mixed >> _SHIFT
-        if rest is None:
-            hashes = mixed
-        else:
-            hashes[rest] = mixed
-        if has_ended.all():
-            return hashes * _FACTOR
-        at = at + _WORD
-        if has_ended.any():
+        yield rest, word
+        if has_ended is not None:
             goes_on = ~has_ended
-            at = at[goes_on]
-            rest = np.flatnonzero(goes_on) if rest is None else rest[goes_on]
+            at, numbers = at[goes_on], numbers[goes_on]
+            rest = numbers
+        at = at + _WORD
 
 
-def _masked(word: Array) -> tuple[Array, Array]:
-    """Return eight bytes of each key, zero from its end on, and whether that is among them."""
+def _masked(word: Array) -> tuple[Array, Array | None]:
+    """Return eight bytes of each key, zero from its end on, and whether that is among them; None if of no key."""
     differing = word ^ _SPACES
     ends = (differing - _LOW) & ~differing & _HIGH  # the lowest bit that is set marks the first space
+    if not ends.any():
+        return word, None
     return word & (((ends & (~ends + _ONE)) >> _SEVEN) - _ONE), ends != 0
-
-
-def _have_same_keys(parts: Sequence[Records], firsts: Array, one: Array, other: Array) -> bool:
-    """Return True if each record has the same key as its counterpart; `firsts` numbers the first of each part."""
-    at = KEY_OFFSET
-    while len(one):
-        (word, has_ended), (other_word, _) = (
-            _masked(_words_at(parts, firsts, numbers, at)) for numbers in (one, other)
-        )
-        if not np.array_equal(word, other_word):
-            return False
-        one, other = one[~has_ended], other[~has_ended]
-        at += _WORD
-    return True
-
-
-def _words_at(parts: Sequence[Records], firsts: Array, numbers: Array, at: int) -> Array:
-    """Return the eight bytes of each of these records that begin `at` bytes behind its beginning."""
-    found = np.empty(len(numbers), np.uint64)
-    homes = np.searchsorted(firsts, numbers, "right") - 1
-    for home in np.unique(homes).tolist():
-        part, here = parts[home], homes == home
-        found[here] = part.words()[part.starts[numbers[here] - firsts[home]] + at]
-    return found
