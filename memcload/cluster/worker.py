@@ -13,6 +13,7 @@ from typing import Any
 from distributed import get_worker
 
 from memcload import __version__
+from memcload.allocator import keep_freed_memory
 from memcload.cancel import Cancel
 from memcload.cluster.job import Job
 from memcload.cluster.permit import Permit
@@ -65,6 +66,7 @@ class WorkerRun:
     """
 
     def __init__(self, job: Job) -> None:
+        keep_freed_memory()  # a nanny has told the allocator to give back everything
         self.job = job
         self.worker = get_worker()
         self.address: str = self.worker.address
