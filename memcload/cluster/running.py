@@ -12,8 +12,8 @@ from memcload.cluster.job import Job
 from memcload.encode.choice import choose_encoder
 from memcload.memcached.routing import Router
 
-_PARTS = 4  # of a window, for each worker
-_LARGEST_PART = 16 << 20  # bytes of text
+_PARTS = 2  # of a window, for each worker
+_LARGEST_PART = 32 << 20  # bytes of text
 _RECORD_SIZE = 200  # bytes of commands, about
 _LONGEST_WINDOW = 5  # seconds, at a limited rate: what is delivered of a window is known at its end
 
