@@ -100,7 +100,7 @@ class ParallelOptions(Options):
     block_size: int = 1 << 20
     engine: EngineName = "auto"
     cluster: str | None = None
-    window_size: int = 64 << 20
+    window_size: int = 48 << 20
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)

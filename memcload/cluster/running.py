@@ -13,7 +13,7 @@ from memcload.encode.choice import choose_encoder
 from memcload.memcached.routing import Router
 
 _PARTS = 2  # of a window, for each worker
-_LARGEST_PART = 32 << 20  # bytes of text
+_LARGEST_PART = 24 << 20  # bytes of text
 _RECORD_SIZE = 200  # bytes of commands, about
 _LONGEST_WINDOW = 5  # seconds, at a limited rate: what is delivered of a window is known at its end
 
