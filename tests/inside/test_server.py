@@ -257,8 +257,20 @@ def test_a_server_that_does_not_count_sets_has_not_restarted_for_ever() -> None:
     assert server.restarts <= 2
 
 
+PROXY_STATS = {b"pid": b"1", b"parent_pid": b"1", b"time": b"100", b"uptime": b"50", b"num_servers": b"1"}  # mcrouter's
+
+
 @pytest.mark.parametrize(
-    "stats", [{}, {b"pid": b"1"}, {**STATS, b"pid": b"x"}, {**STATS, b"proxy_conn_requests": b"1"}, {b"time": b"1"}]
+    "stats",
+    [
+        {},
+        {b"pid": b"1"},
+        {b"time": b"1"},
+        {**STATS, b"pid": b"x"},
+        {**STATS, b"proxy_conn_requests": b"1"},
+        PROXY_STATS,
+        {**PROXY_STATS, b"cmd_set": b"10"},
+    ],
 )
 def test_stats_that_do_not_say_whose_they_are_are_none(stats: dict[bytes, bytes]) -> None:
     assert Server("127.0.0.1:1").learn(stats, 0) is None
