@@ -238,7 +238,8 @@ class MemcacheClient:
             try:
                 self._look(channel, stats)
             except (ErrorReply, ConnectionError) as error:
-                if server.has_told_stats or stats.has_begun:
+                is_cut = stats.has_begun and not stats.is_complete
+                if server.has_told_stats or is_cut:
                     raise
                 server.tells_no_stats()
                 if isinstance(error, ConnectionError):
@@ -262,7 +263,7 @@ class MemcacheClient:
             sets = self.server.sets_acknowledged()
             identity = self.server.learn(dict(channel.exchange([STATS], reply or StatsReply())), sets)
         if identity is None:
-            raise ErrorReply(b"statistics without pid and uptime")
+            raise ErrorReply(b"statistics that do not show who it is")
         self._identity = identity
 
     def _abandon(self) -> None:

@@ -187,6 +187,17 @@ class NoStats(FrontEnd):
         return b"ERROR\r\n" if word == b"stats" else None
 
 
+class OwnStats(FrontEnd):
+    """A proxy whose statistics are its own."""
+
+    def __init__(self, upstream: str, stats: bytes) -> None:
+        super().__init__(upstream)
+        self._stats = stats
+
+    def answer(self, word: bytes, words: list[bytes], line: bytes) -> bytes | None:
+        return self._stats if word == b"stats" else None
+
+
 class Picky(FrontEnd):
     """A proxy that closes the connection at every command that it does not know, as twemproxy does."""
 

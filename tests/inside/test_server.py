@@ -24,6 +24,7 @@ from tests.inside.peers import (
     NoMeta,
     NoStats,
     OldMeta,
+    OwnStats,
     Peer,
     Picky,
     SameProcess,
@@ -476,6 +477,40 @@ def test_a_proxy_that_reports_no_stats_hides_restarts(memcached: MemcachedServer
         assert client.confirm() == before
         assert not client.server.detects_restarts
         assert client.server.restarts == 0
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        b"END\r\n",
+        b"STAT foo 1\r\nEND\r\n",
+        b"STAT pid 1\r\nSTAT time 100\r\nSTAT uptime 50\r\nSTAT num_servers 1\r\nEND\r\n",
+        b"STAT pid 1\r\nSTAT time 100\r\nSTAT uptime 50\r\nSTAT proxy_conn_requests 1\r\nEND\r\n",
+    ],
+    ids=["none", "others", "mcrouter", "memcached"],
+)
+def test_a_proxy_with_stats_of_its_own_is_loaded(
+    memcached: MemcachedServer, log: pytest.LogCaptureFixture, stats: bytes
+) -> None:
+    with Peer(OwnStats(memcached.address, stats)) as peer, closing(MemcacheClient(peer.address)) as client:
+        for _ in range(2):
+            assert client.store([make_batch(RECORDS)]) == (UNKNOWN, [])
+            assert client.confirm() == UNKNOWN
+            client.close()
+        assert (client.server.retries, client.server.detects_restarts, client.server.stats) == (0, False, {})
+        assert len(log.messages) == 1
+        assert "does not report its stats" in log.messages[0]
+
+
+def test_a_server_that_tells_who_it_is_and_then_does_not_is_tried_again(memcached: MemcachedServer) -> None:
+    class Forgetful(FrontEnd):
+        def answer(self, word: bytes, words: list[bytes], line: bytes) -> bytes | None:
+            return b"END\r\n" if word == b"stats" and self.seen[b"stats"] in (2, 3) else None
+
+    with Peer(Forgetful(memcached.address)) as peer, closing(MemcacheClient(peer.address)) as client:
+        before = client.store([make_batch(RECORDS)]).identity
+        assert client.confirm() == before != UNKNOWN
+        assert (client.server.detects_restarts, client.server.retries) == (True, 2)
 
 
 class Rude(FrontEnd):

@@ -300,6 +300,13 @@ class TellsNoStats(Fault):
         yield b"unknown\r\n" if data == b"stats\r\n" else data
 
 
+class TellsOwnStats(Fault):
+    """A proxy that tells its own process and time, as mcrouter does, and counts no items."""
+
+    def reply(self, data: bytes) -> Iterator[bytes]:
+        yield re.sub(rb"STAT (?!pid |time |uptime )[^\n]*\n", b"", data)
+
+
 class TellsNoStatsAndCloses(TellsNoStats):
     """Such a proxy that closes a connection after some requests."""
 

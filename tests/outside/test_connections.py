@@ -19,6 +19,7 @@ from tests.outside.faults import (
     SingleBytes,
     TellsNoStats,
     TellsNoStatsAndCloses,
+    TellsOwnStats,
     cut,
     delay,
     dribble,
@@ -145,11 +146,12 @@ def test_a_server_without_meta_commands_whose_connection_breaks_in_a_batch_gets_
     assert finished.device("idfa")["retries"] == 2
 
 
+@pytest.mark.parametrize("kind", [TellsNoStats, TellsOwnStats])
 @engines_in_small_blocks
 def test_that_a_server_without_stats_can_restart_unnoticed_is_told_once(
-    inbox: Inbox, servers: Servers, loader: Loader
+    inbox: Inbox, servers: Servers, loader: Loader, kind: NewFault
 ) -> None:
-    with FaultyProxy(servers["idfa"].address, TellsNoStats) as proxy:
+    with FaultyProxy(servers["idfa"].address, kind) as proxy:
         finished = hurried_load(loader, inbox, servers, idfa=proxy.address)
     assert_loaded(finished, inbox, servers)
     assert len([text for text in finished.messages("W") if "stats" in text and proxy.address in text]) == 1
