@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from memcload.cancel import Cancel
 from memcload.encode.choice import EngineName, examine_engine
 from memcload.estimate import ROOM, Need, estimate
+from memcload.memcached.protocol import numbers_of
 from memcload.memcached.routing import Router
 from memcload.memcached.server import EVICTED, Server, ServerDown, hash_power_for
 from memcload.output.checks import Finding
@@ -110,7 +111,7 @@ class _Probe(threading.Thread):
     @property
     def stats(self) -> Counter[bytes]:
         """Its stats that are numbers; 0 for those that it does not report."""
-        return Counter({name: int(value) for name, value in self.server.stats.items() if value.isdigit()})
+        return Counter(numbers_of(self.server.stats))
 
     @property
     def used(self) -> int:

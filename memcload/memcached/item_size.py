@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from memcload.memcached.protocol import numbers_of
+
 SMALLEST_LIMIT = 1024  # bytes of an item; memcached takes no less for `-I`
 CAS_SIZE = 8  # bytes, unless it was started with `-C`
 _OVERHEAD = 51  # bytes: the header, and what ends key and value
@@ -16,6 +18,6 @@ def item_size(key_length: int, value_length: int) -> int:
 
 def largest_item(settings: Mapping[bytes, bytes]) -> int | None:
     """Return the largest size of an item, without its CAS, by a server's settings; None if it does not tell."""
-    limit = settings.get(b"item_size_max", b"")
+    limit = numbers_of(settings).get(b"item_size_max")
     has_cas = settings.get(b"cas_enabled") != b"no"
-    return int(limit) - CAS_SIZE * has_cas if limit.isdigit() else None
+    return None if limit is None else limit - CAS_SIZE * has_cas

@@ -8,7 +8,7 @@ How replies are read is in memcload.memcached.replies.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ SETTINGS = b"stats settings\r\n"
 _PROBE_KEY = b"memcload:probe"
 PROBE = b"ms %b 002 T-1 MX q\r\nmn\r\nmg %b v\r\nmn\r\n" % (_PROBE_KEY, _PROBE_KEY)
 
+_MAX_DIGITS = 20  # of a number; 64 bits need no more
 _MONTH = 30 * 24 * 3600  # seconds; memcached takes a larger expiry for a point in time
 
 
@@ -101,6 +102,14 @@ def authentication(user: bytes, password: bytes) -> bytes:
     A server that wants no password takes it for a `set` of an item that has already expired.
     """
     return classic_set(b"auth", b"%b %b" % (user, password), -1)
+
+
+# --- statistics and settings --------------------------------------------------------------------
+
+
+def numbers_of(stats: Mapping[bytes, bytes]) -> dict[bytes, int]:
+    """Return those of a server's statistics, or of its settings, that are numbers."""
+    return {name: int(value) for name, value in stats.items() if value.isdigit() and len(value) <= _MAX_DIGITS}
 
 
 # --- events -------------------------------------------------------------------------------------

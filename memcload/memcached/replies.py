@@ -54,11 +54,14 @@ class _LineReply(Generic[Event_co]):
         else:
             text = bytes(begun) + data[:end]
             begun[:] = data[end + 1 :]
-            events = self._read(text.replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n"))
+            lines = text.replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n")
+            if len(text) > _MAX_LINE and max(map(len, lines)) > _MAX_LINE:
+                raise _too_long()
+            events = self._read(lines)
             if self.is_complete and begun:
                 raise _too_many()
         if len(begun) > _MAX_LINE:
-            raise BadReply("sent a reply line without an end")
+            raise _too_long()
         return events
 
     def _read(self, lines: list[bytes]) -> Sequence[Event_co]:
@@ -257,7 +260,7 @@ class _ValueParser:
             self._line += view[at : end + 1] if end >= 0 else view[at:]
             at = end + 1 if end >= 0 else len(data)
             if len(self._line) > _MAX_LINE:
-                raise BadReply("sent a reply line without an end")
+                raise _too_long()
             if end >= 0:
                 line = bytes(self._line).rstrip(b"\r\n")
                 self._line.clear()
@@ -330,3 +333,7 @@ def _nonsense(line: bytes) -> BadReply:
 
 def _too_many() -> BadReply:
     return BadReply("sent more replies than requests")
+
+
+def _too_long() -> BadReply:
+    return BadReply("sent a reply line that is too long")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 from memcload.log import LOG
-from memcload.memcached.protocol import Refusal
+from memcload.memcached.protocol import Refusal, numbers_of
 
 ServerState = Literal["ok", "retrying", "down"]
 
@@ -203,7 +203,7 @@ class Server:
         Returns:
             Who it is; None if the statistics do not tell.
         """
-        numbers = {name: int(value) for name, value in stats.items() if value.isdigit()}
+        numbers = numbers_of(stats)
         if not numbers.keys() >= _IDENTIFYING or any(name.startswith(_PROXY_STATS) for name in stats):
             return None
         pid, started = numbers[b"pid"], numbers[b"time"] - numbers[b"uptime"]

@@ -92,7 +92,7 @@ WRONG: list[tuple[NewReply, bytes, type[Exception], str]] = [
     (batch, b"MN\r\nMN\r\n", BadReply, "more replies than requests"),
     (batch, b"MN\r\nM", BadReply, "more replies than requests"),
     (batch, b"NS \r\n" * 4, BadReply, "more replies than requests"),
-    (batch, b"x" * 5000, BadReply, "without an end"),
+    (batch, b"x" * 5000, BadReply, "line that is too long"),
     (sets, b"STORED\r\n" * 4, BadReply, "more replies than requests"),
     (sets, b"HELLO\r\n", BadReply, "'HELLO'"),
     (sets, b"CLIENT_ERROR bad data chunk\r\n", ErrorReply, "bad data chunk"),
@@ -102,6 +102,8 @@ WRONG: list[tuple[NewReply, bytes, type[Exception], str]] = [
     (VersionReply, b"VERSION 1\r\nVERSION 1\r\n", BadReply, "more replies than requests"),
     (StatsReply, b"ERROR\r\n", ErrorReply, "^ERROR$"),
     (StatsReply, b"STAT a b\r\n" * 3000, BadReply, "stats without an end"),
+    (StatsReply, b"STAT pid %b\r\nEND\r\n" % (b"1" * 5000), BadReply, "line that is too long"),
+    (VersionReply, b"VERSION %b\r\n" % (b"1" * 5000), BadReply, "line that is too long"),
     (StatsReply, b"END\r\nEND\r\n", BadReply, "more replies than requests"),
     (lookup, WANTED + b"E", BadReply, "more replies than requests"),
     (lookup, b"EN\r\n" * 4, BadReply, "more replies than requests"),
@@ -111,7 +113,7 @@ WRONG: list[tuple[NewReply, bytes, type[Exception], str]] = [
     (lookup, b"VALUE a 0\r\n", BadReply, "'VALUE a 0'"),
     (lookup, b"VALUE a 0 3\r\none\r\nVALUE\r\n", BadReply, "VALUE"),
     (lookup, b"SERVER_ERROR out of memory\r\n", ErrorReply, "out of memory"),
-    (lookup, b"VA 3" + b" " * 5000, BadReply, "without an end"),
+    (lookup, b"VA 3" + b" " * 5000, BadReply, "line that is too long"),
 ]
 
 

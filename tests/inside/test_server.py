@@ -268,6 +268,7 @@ PROXY_STATS = {b"pid": b"1", b"parent_pid": b"1", b"time": b"100", b"uptime": b"
         {b"pid": b"1"},
         {b"time": b"1"},
         {**STATS, b"pid": b"x"},
+        {**STATS, b"pid": b"1" * 5000},
         {**STATS, b"proxy_conn_requests": b"1"},
         PROXY_STATS,
         {**PROXY_STATS, b"cmd_set": b"10"},
@@ -513,6 +514,16 @@ def test_a_server_that_tells_who_it_is_and_then_does_not_is_tried_again(memcache
         assert (client.server.detects_restarts, client.server.retries) == (True, 2)
 
 
+def test_a_number_of_absurd_length_is_no_stats_of_a_memcached(memcached: MemcachedServer) -> None:
+    stats = b"STAT pid %b\r\nEND\r\n" % (b"1" * 5000)
+    with (
+        Peer(OwnStats(memcached.address, stats)) as peer,
+        closing(MemcacheClient(peer.address, retries=0)) as client,
+        pytest.raises(ServerDown, match="sent a reply line that is too long"),
+    ):
+        client.store([make_batch(RECORDS)])
+
+
 class Rude(FrontEnd):
     """A proxy that answers what it does not know with an error, and closes the connection."""
 
@@ -575,7 +586,7 @@ def test_a_server_that_has_reported_its_stats_once_is_not_believed_to_have_none(
         (b"ERROR\r\n", "replied ERROR"),
         (b"ERROR Too many open connections\r\n", "has too many connections: raise memcached -c"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "sent a reply that is not memcached's: 'SSH-2.0-OpenSSH_9.2'"),
-        (b"x" * 5000, "sent a reply line without an end"),
+        (b"x" * 5000, "sent a reply line that is too long"),
         (b"VERSION 1\r\nVERSION 1\r\n", "sent more replies than requests"),
         (b"CLIENT_ERROR unauthenticated\r\n", "wants a password: use --auth-file"),
     ],
