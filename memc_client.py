@@ -176,7 +176,7 @@ class MemcacheClient:
                     if not self._cancel.wait(_backoff(failures)):
                         continue
                     failure = Failure("no answer before the run was stopped", is_transient=False)
-                if not self._cancel.is_set:
+                if not (self._cancel.is_set or failure.is_ours):
                     self._report("down", failure.cause)
                 raise ServerDown(self.server.address, failure.cause) from failure
             if not self._is_ok:

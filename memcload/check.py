@@ -134,7 +134,7 @@ def _judge(probe: _Probe, plan: Plan, need: Need, seconds: float) -> Iterator[Fi
     failure = f"no answer within {seconds:g} s" if probe.is_alive() else probe.failure
     if failure:
         options = " and ".join(f"--{name}" for name in probe.device_types)
-        says_what_to_do = any(words in failure for words in ("--", "memcached -", "certificate"))
+        says_what_to_do = any(words in failure for words in ("--", "memcached -", "certificate", "file descriptors"))
         advice = "" if says_what_to_do else f"start memcached there, or give another address with {options}"
         yield Finding(server.label, problem=failure, advice=advice)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 
@@ -12,17 +13,26 @@ FAILURES = (OSError, BadReply, ErrorReply, SpeaksTls, WrongPassword)
 """What a request may raise."""
 
 
+_NO_DESCRIPTORS = {
+    errno.EMFILE: "this process has run out of file descriptors: raise its limit (ulimit -n), "
+    "each device type needs a connection to each of its servers",
+    errno.ENFILE: "this system has run out of file descriptors: raise its limit (sysctl fs.file-max)",
+}
+
+
 class Failure(Exception):
     """A request failed.
 
     cause: what happened, in words
     is_transient: another try may end well
+    is_ours: it says nothing about the server
     """
 
-    def __init__(self, cause: str, is_transient: bool = True) -> None:
+    def __init__(self, cause: str, is_transient: bool = True, is_ours: bool = False) -> None:
         super().__init__(cause)
         self.cause = cause
         self.is_transient = is_transient
+        self.is_ours = is_ours
 
 
 def explain(error: Exception) -> Failure:
@@ -37,6 +47,8 @@ def explain(error: Exception) -> Failure:
         return _explain_reply(str(error))
     if isinstance(error, socket.gaierror):
         return Failure(f"can't resolve its name: {(error.strerror or str(error)).lower()}")
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+        return Failure(_NO_DESCRIPTORS[error.errno], is_transient=False, is_ours=True)
     if isinstance(error, OSError) and error.strerror:
         return Failure(error.strerror.lower())
     return Failure(str(error) or type(error).__name__)

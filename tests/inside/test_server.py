@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import memc_client
 from memc_client import MemcacheClient
 from memcload.memcached.batch import lookups
 from memcload.memcached.server import UNKNOWN, Identity, Server, ServerDown
@@ -113,6 +116,23 @@ def test_a_server_is_as_well_as_the_worst_of_its_connections(log: pytest.LogCapt
         "idfa, gaid 127.0.0.1:1: timed out; marked down",
         "idfa, gaid 127.0.0.1:1 answers again",
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(errno.EMFILE, "this process has run out.*ulimit -n"), (errno.ENFILE, "this system has run out.*fs.file-max")],
+)
+def test_a_server_is_not_down_where_there_are_no_descriptors_for_a_connection(
+    monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture, number: int, cause: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(memc_client, "connect", fail)
+    with closing(MemcacheClient("127.0.0.1:1")) as client, pytest.raises(ServerDown, match=cause):
+        client.store([make_batch(RECORDS)])
+    assert (client.server.state, client.server.retries) == ("ok", 0)
+    assert log.messages == []
 
 
 # --- who it is ----------------------------------------------------------------------------------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.outside.loading import DEFAULT, REFERENCE, Loader, Running, run, with_report
-from tests.outside.logs import line, names, write_gz
-from tests.outside.memcached import Servers, addresses, contents
+from tests.outside.logs import line, names, numbered, write_gz
+from tests.outside.memcached import Servers, addresses, contents, everywhere
+from tests.outside.proxy import FaultyProxy
 from tests.outside.spec import expected
 
 LIMITED = ("sh", "-c", 'ulimit -n 64; exec "$@"', "limited")
@@ -57,3 +59,20 @@ def test_each_of_many_directories_is_held(tmp_path: Path, servers: Servers, load
         assert running.finish().exit_code == 0
     assert others == [75, 75, 75]
     assert names(inbox / "099") == [".297.gz", ".298.gz", ".299.gz"]
+
+
+@both_commands
+def test_no_server_is_blamed_for_connections_that_there_are_no_descriptors_for(
+    tmp_path: Path, servers: Servers, loader: Loader
+) -> None:
+    write_gz(tmp_path / "a.gz", numbered(800))
+    with contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(FaultyProxy(servers["idfa"].address)).address for _ in range(20)]
+        options = (f"{tmp_path}/*.gz", *everywhere(",".join(proxies)), "--report", "-")
+        limited = with_report(run(loader, *options, prefix=LIMITED))
+        assert limited.exit_code == 1
+        assert limited.says("this process has run out of file descriptors: raise its limit (ulimit -n)", "E")
+        assert limited.says("1 file is pending: run again", "W")
+        assert not limited.says("marked down")
+        assert not limited.says("answer")
+        assert run(loader, *options).exit_code == 0
