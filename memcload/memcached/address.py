@@ -26,7 +26,7 @@ def parse_address(address: str) -> tuple[str, int] | str:
         if not address.startswith("unix:/"):
             raise ValueError(f"{address!r}: write a Unix socket as unix:/path")
         return address.removeprefix("unix:")
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^:\[\]\s/]+)):([0-9]{1,5})", address)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\s/:%\[\]]+)?)\]|([^:\[\]\s/]+)):([0-9]{1,5})", address)
     if not match or not 0 < int(match[3]) < 65536:
         raise ValueError(f"{address!r} is not an address: write host:port, [v6]:port or unix:/path")
     if match[1]:

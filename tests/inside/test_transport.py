@@ -43,6 +43,8 @@ DESCRIPTORS = Path("/proc/self/fd")
         ("[2001:db8::8a2e:370:7334]:11211", ("2001:db8::8a2e:370:7334", 11211)),
         ("[::ffff:127.0.0.1]:11211", ("::ffff:127.0.0.1", 11211)),
         ("[fe80::1%eth0]:11211", ("fe80::1%eth0", 11211)),
+        ("[fe80::1%eth0.100]:11211", ("fe80::1%eth0.100", 11211)),
+        ("[fe80::1%br-lan]:11211", ("fe80::1%br-lan", 11211)),
         ("unix:/run/memcached.sock", "/run/memcached.sock"),
         ("unix:/run/a b:1.sock", "/run/a b:1.sock"),
     ],
