@@ -32,6 +32,16 @@ _PARTITIONS_A_BLOCK = 12  # more of them get longer blocks
 FileText = tuple[FileLoad, Text]
 
 
+class NoThreads(OSError):
+    """The system lets this process start no more threads."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no more threads can be started: raise the limit (ulimit -u, TasksMax=, a container's limit of pids), "
+            "or use fewer --workers"
+        )
+
+
 def block_size(size: int, partitions: int) -> int:
     """Return how long blocks should be where `size` bytes do for a few partitions: each gets its share of a block."""
     return size * (1 + partitions // _PARTITIONS_A_BLOCK)
@@ -102,7 +112,7 @@ class _Lane:
 
 
 class Pipeline:
-    """The threads of a run. A context manager; leaving it ends them.
+    """The threads of a run. A context manager; leaving it ends them, and entering it raises NoThreads.
 
     Args:
         partitions: each gets a queue and a sender.
@@ -148,8 +158,12 @@ class Pipeline:
             thread.daemon = True
 
     def __enter__(self) -> Pipeline:
-        for thread in self._encoders + self._senders:
-            thread.start()
+        try:
+            for thread in self._encoders + self._senders:
+                thread.start()
+        except RuntimeError as error:  # all that Python says
+            self.__exit__(RuntimeError, error, None)
+            raise NoThreads from error
         return self
 
     def __exit__(
@@ -158,13 +172,11 @@ class Pipeline:
         self._is_aborted = self._is_aborted or error is not None
         for _ in self._encoders:
             self._submitted.put(None)
-        for thread in self._encoders:
-            thread.join()
+        _join(self._encoders)
         for lane in self._lanes:
             lane.release(self._put)
             lane.queue.put(None)
-        for thread in self._senders:
-            thread.join()
+        _join(self._senders)
 
     # -- the caller's side
 
@@ -284,3 +296,10 @@ class Pipeline:
             if count:
                 result.add(partition, delivery.share(first, count), lines, batch.lines[first : first + count])
             first += count
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    """Wait for the end of those threads that could be started."""
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()

@@ -16,7 +16,7 @@ from memcload.memcached.routing import Router
 from memcload.options import Options, ParallelOptions
 from memcload.output.results import Results
 from memcload.output.telling import tell, tell_how_to_be_quiet
-from memcload.pipeline import block_size, blocks_of
+from memcload.pipeline import NoThreads, block_size, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.session import exit_code_of, finished, guard, new_fleet, new_pipeline, nothing_to, open_source, progress
 from memcload.sink import Fleet, MemcachedSink, NewClient, NoSink, Sink
@@ -93,6 +93,9 @@ def _load(run: Run, load: Callable[[Run], None], paths: list[str]) -> None:
     try:
         with progress(run.options, run.tracker, run.router, run.fleet, run.cancel) if paths else nullcontext():
             load(run)
+    except NoThreads as error:
+        LOG.error("memc_load: %s", error)
+        run.cancel.set(cause="a limit on threads")
     finally:
         run.fleet.close()
     run.tracker.finalize_rest()

@@ -17,7 +17,7 @@ from memcload.file_load import FileLoad, TextResult
 from memcload.memcached.batch import Batch, Refusal
 from memcload.memcached.routing import Partition, Router
 from memcload.memcached.server import ServerDown
-from memcload.pipeline import FileText, Pipeline, blocks_of
+from memcload.pipeline import FileText, NoThreads, Pipeline, blocks_of
 from memcload.records import DEVICE_TYPES
 from memcload.sink import Delivery
 from memcload.text import Text
@@ -244,6 +244,25 @@ def test_an_error_in_a_thread_ends_the_run(where: str) -> None:
     )
     with pytest.raises(ValueError, match="broken"):
         run(pipeline, [[text_of(FileLoad("a"), lines("idfa", [n]))] for n in range(50)])
+
+
+@pytest.mark.parametrize("possible", [0, 2, 5])
+def test_where_no_more_threads_can_be_started_those_that_were_end(
+    monkeypatch: pytest.MonkeyPatch, possible: int
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == possible:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(NoThreads, match="ulimit -u"), make_pipeline(NotingSink()):
+        pass
+    assert [thread.is_alive() for thread in started] == [False] * possible
 
 
 class Pieces(FileLoad):
