@@ -48,7 +48,7 @@ def explain(error: Exception) -> Failure:
     if isinstance(error, socket.gaierror):
         return Failure(f"can't resolve its name: {(error.strerror or str(error)).lower()}")
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
-        return Failure(_NO_DESCRIPTORS[error.errno], is_transient=False, is_ours=True)
+        return Failure(_NO_DESCRIPTORS[error.errno], is_ours=True)
     if isinstance(error, OSError) and error.strerror:
         return Failure(error.strerror.lower())
     return Failure(str(error) or type(error).__name__)

@@ -12,8 +12,8 @@ from memcload.memcached.protocol import Refusal, numbers_of
 ServerState = Literal["ok", "retrying", "down"]
 
 EVICTED = (b"evictions", b"extstore_objects_evicted", b"slab_reassign_evictions_nomem")
-_IDENTIFYING = {b"pid", b"time", b"uptime", b"cmd_set", b"curr_items"}  # a proxy that has a pid counts no items
-_PROXY_STATS = b"proxy_"  # how memcached as a proxy calls some; those it tells are its own
+_IDENTIFYING = {b"pid", b"time", b"uptime"}
+_PROXY_STATS = (b"proxy_", b"num_servers")  # how memcached as a proxy, and mcrouter, call some of those of their own
 _MAX_UNCERTAIN = 2  # beyond which a server just does not count what it stores
 _ITEMS_PER_BUCKET = 1.5  # above which memcached doubles its hash table
 _HASH_POWERS = range(13, 33)  # that memcached takes
@@ -210,20 +210,22 @@ class Server:
         with self._lock:
             before = self.identity if self._has_told_stats else None
             now = Identity(pid, started, numbers.get(b"cmd_flush", 0), self.identity.generation)
-            if before and now.is_same_process(before) and self._has_restarted_unseen(numbers[b"cmd_set"], sets):
+            if before and now.is_same_process(before) and self._has_restarted_unseen(numbers.get(b"cmd_set"), sets):
                 now = now._replace(generation=before.generation + 1)
             self._count(before, now)
             self._count_evictions(before, now, sum(numbers.get(name, 0) for name in EVICTED))
             self._note_hash_table(before, now, numbers)
             self._look += 1
-            self._sets = self._sets_seen = numbers[b"cmd_set"]
+            self._sets = self._sets_seen = numbers.get(b"cmd_set", 0)
             self._has_told_stats = True
             self.identity = now
             self.stats = stats
         return now
 
-    def _has_restarted_unseen(self, cmd_set: int, sets: int) -> bool:
+    def _has_restarted_unseen(self, cmd_set: int | None, sets: int) -> bool:
         """Return True if a server that seems to be the same has not stored what it acknowledged."""
+        if cmd_set is None:
+            return False
         if cmd_set >= sets:
             if sets > self._sets_seen:
                 self._uncertain_restarts = 0  # it does count what it stores
@@ -251,7 +253,7 @@ class Server:
     # -- its hash table
 
     def _note_hash_table(self, before: Identity | None, now: Identity, numbers: Mapping[bytes, int]) -> None:
-        self.items = max(self.items, numbers[b"curr_items"])
+        self.items = max(self.items, numbers.get(b"curr_items", 0))
         if b"hash_power_level" not in numbers:
             return
         self._hash_table = HashTable(numbers[b"hash_power_level"], bool(numbers.get(b"hash_is_expanding")))

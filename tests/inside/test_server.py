@@ -129,7 +129,7 @@ def test_a_server_is_not_down_where_there_are_no_descriptors_for_a_connection(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(memc_client, "connect", fail)
-    with closing(MemcacheClient("127.0.0.1:1")) as client, pytest.raises(ServerDown, match=cause):
+    with closing(MemcacheClient("127.0.0.1:1", retries=0)) as client, pytest.raises(ServerDown, match=cause):
         client.store([make_batch(RECORDS)])
     assert (client.server.state, client.server.retries) == ("ok", 0)
     assert log.messages == []
