@@ -302,14 +302,16 @@ def _step(data: _Input, count: int, decoder: Decoder, limit: int) -> tuple[bytes
     """
     needs_input = decoder.needs_input
     more = data.take(count) if needs_input else b""
-    if needs_input and not more:
-        return b"", EOFError()
+    is_at_end = needs_input and not more
     try:
-        return decoder.decompress(more, limit), None
+        text = decoder.decompress(more, limit)
     except MemoryError:
         raise
     except Exception as error:  # each library has one of its own
-        return b"", error
+        return b"", EOFError() if is_at_end else error
+    if is_at_end and not text:  # bz2 asks for input while it holds text
+        return b"", EOFError()
+    return text, None
 
 
 def _gap(format: _Format, data: _Input) -> Generator[bytes, None, Damage | None]:

@@ -301,10 +301,11 @@ class TellsNoStats(Fault):
 
 
 class TellsOwnStats(Fault):
-    """A proxy that tells its own process and time, as mcrouter does, and counts no items."""
+    """A proxy that tells its own process and time, as mcrouter does, and counts no items but servers."""
 
     def reply(self, data: bytes) -> Iterator[bytes]:
-        yield re.sub(rb"STAT (?!pid |time |uptime )[^\n]*\n", b"", data)
+        data = re.sub(rb"STAT (?!pid |time |uptime )[^\n]*\n", b"", data)
+        yield re.sub(rb"STAT pid [^\n]*\n", rb"\g<0>STAT num_servers 1\r\n", data)
 
 
 class TellsNoStatsAndCloses(TellsNoStats):
