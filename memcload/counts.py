@@ -56,8 +56,6 @@ class RejectedLines:
 
     def by_reason(self) -> Counter[Reason]:
         """Return how many there are for each reason."""
-        if not self._reasons:
-            return Counter()
         return Counter({REASONS[number]: count for number, count in Counter(self._reasons).items()})
 
 
@@ -78,8 +76,8 @@ class Counts:
 
     def __iadd__(self, other: Counts) -> Counts:
         for mine, theirs in ((self.stored, other.stored), (self.failed, other.failed)):
-            for partition, count in theirs.items():  # several times as fast as Counter.update
-                mine[partition] = mine.get(partition, 0) + count
+            for partition, count in theirs.items():  # three times as fast as Counter.update
+                mine[partition] += count
         if other.rejected:
             self.rejected.update(other.rejected)
         self.partial += other.partial

@@ -220,7 +220,6 @@ def test_hash_tables_that_grew_are_told_with_the_option_that_spares_it() -> None
                 b"pid": b"1",
                 b"time": b"2",
                 b"uptime": b"1",
-                b"cmd_set": b"1000000",
                 b"curr_items": b"1000000",
                 b"hash_power_level": power,
             }
