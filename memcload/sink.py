@@ -115,7 +115,7 @@ class Delivery:
         """Return what became of `count` records from number `first` on."""
         end = first + count
         if not first and count >= self.answered + self.failed:
-            return self  # there is nothing else in it: most requests hold the records of one file
+            return self  # all of it lies there
         answered = min(max(self.answered - first, 0), count)
         failed = min(max(self.answered + self.failed - first, 0), count) - answered
         refusals = self.refusals
